@@ -1,0 +1,58 @@
+# Needs GNU make and Python 3.11 or newer, nothing else. Everything is installed into .venv in this folder.
+#   make PYTHON=python3.12 demo     picks another Python
+PYTHON ?= python3
+VENV   := .venv
+PY     := $(VENV)/bin/python
+PIP    := $(PY) -m pip --disable-pip-version-check -q
+NAME   ?=
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help demo test test-sync test-notebooks test-wheel test-pytest notebooks clean
+
+help:       ## this list
+	@grep -E '^[a-z-]+: .*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/make \1|\2/' | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
+
+demo: $(VENV)/.demo ## a made-up patient in, an anomaly map, a picture and scores out, in demo/
+	$(VENV)/bin/mmccd demo --out demo
+
+test: test-sync test-notebooks test-wheel test-pytest ## everything below, in this order
+
+test-sync: $(VENV)/.dev ## modules, README and notebooks agree
+	$(PY) tools/in_sync.py
+
+test-notebooks: $(VENV)/.dev ## every notebook runs, each in its own process
+	$(PY) tools/notebooks.py test
+
+test-wheel: $(VENV)/.dev ## the wheel installs and runs in a clean environment
+	$(PY) tools/check_wheel.py
+
+test-pytest: $(VENV)/.dev ## tests/, the style of the notebooks included
+	MPLBACKEND=Agg HF_HUB_OFFLINE=1 $(PY) -m pytest -q tests
+
+notebooks: $(VENV)/.dev ## export, run in place, clean, README; one only: make notebooks NAME=01_phantom
+	$(PY) tools/in_sync.py --write
+	$(PY) tools/notebooks.py run $(NAME)
+	$(PY) tools/in_sync.py --write
+
+clean: ## remove what the commands made; .venv stays (rm -rf .venv removes it)
+	rm -rf demo build dist *.egg-info .pytest_cache .hypothesis nbs/.ipynb_checkpoints nbs/.last_checked
+	find mmccd nbs tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Stamps: made again when the dependencies change. `.dev` holds all that `.demo` does.
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "mmccd needs Python 3.11 or newer and '$(PYTHON)' is not that; name one, as in: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	  echo "'$(PYTHON) -m venv' failed: install Python's venv module (on Debian and Ubuntu the package python3-venv) and try again."; exit 1; }
+	@touch $@
+
+$(VENV)/.demo: $(VENV)/.made pyproject.toml constraints.txt
+	@echo "Installing mmccd into $(VENV) (the first time this takes some minutes) ..."
+	@$(PIP) install -e . -c constraints.txt
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.made pyproject.toml constraints.txt
+	@echo "Installing mmccd and its test tools into $(VENV) (the first time this takes some minutes) ..."
+	@$(PIP) install -e '.[dev,notebooks]' -c constraints.txt
+	@touch $(VENV)/.demo $@
