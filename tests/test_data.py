@@ -1,0 +1,468 @@
+"""Files into cases and back: every orientation, every naming we know, and every way a file can be broken."""
+import gzip
+import itertools
+import os
+import re
+import zlib
+from pathlib import Path
+from types import SimpleNamespace
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose, assert_array_equal
+
+from mmccd import data
+from mmccd.data import (GEOMETRY, MODALITIES, Case, Grid, brain_mask, case_files, case_id, find_cases, normalise, read_case,
+                        read_labels, read_volume, split_name, to_slices, to_volume, write_nifti)
+
+ORIENTATIONS = ["".join(c) for axes in itertools.permutations(("LR", "AP", "SI")) for c in itertools.product(*axes)]
+TILT = np.array([[.98, -.17, .05], [.17, .98, .1], [-.07, -.09, .99]])
+BRATS = np.array([[-1., 0, 0, 0], [0, -1, 0, 239], [0, 0, 1, 0], [0, 0, 0, 1]])
+
+
+def head(shape=(14, 16, 9), seed=0):
+    "A ball with texture in a background of 0, float32."
+    axes = np.ogrid[tuple(slice(-1, 1, n * 1j) for n in shape)]
+    inside = sum((a / .8)**2 for a in axes) < 1
+    return np.where(inside, np.random.default_rng(seed).uniform(200, 400, shape), 0).astype(np.float32)
+
+
+def turned(image, axes):
+    return image.as_reoriented(nib.orientations.ornt_transform(nib.io_orientation(image.affine), nib.orientations.axcodes2ornt(axes)))
+
+
+def put(path, array, affine=BRATS):
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.Nifti1Image(array, affine).to_filename(path)
+    return path
+
+
+def sentence(read, *args, **kw):
+    "The one sentence of an error, its form checked."
+    with pytest.raises(ValueError) as caught: read(*args, **kw)
+    text = str(caught.value)
+    assert type(caught.value) is ValueError and "\n" not in text and text.endswith("."), text
+    return text
+
+
+# ---- orientation, there and back ---------------------------------------------------------------------------------
+
+def test_there_are_48_orientations(): assert len(set(ORIENTATIONS)) == 48
+
+
+@pytest.mark.parametrize("kind", ["float", "int16", "scaled", "oblique", "nifti2", "qform", "units"])
+@pytest.mark.parametrize("axes", ORIENTATIONS)
+def test_read_and_write_back_is_exact(tmp_path, axes, kind):
+    affine = BRATS.copy()
+    if kind in ("oblique", "qform"): affine[:3, :3] = np.linalg.qr(TILT)[0] @ np.diag([.9, 1.2, 3])
+    if kind == "units": affine[:3, :3] *= 1e-3
+    array = head() if kind not in ("int16", "scaled") else head().astype(np.int16)
+    image = turned((nib.Nifti2Image if kind == "nifti2" else nib.Nifti1Image)(array, affine), axes)
+    if kind == "scaled": image.header.set_slope_inter(.25, -3)
+    if kind == "qform": image.set_sform(None, 0); image.set_qform(image.affine, 1)
+    if kind == "units": image.header["xyzt_units"] = 1  # metres
+    image.to_filename(tmp_path / "in.nii")
+    if kind == "scaled":  # as scanners write it: integers on disk, a scale in the header
+        raw = bytearray((tmp_path / "in.nii").read_bytes())
+        raw[112:120] = np.array([.25, -3], "<f4").tobytes()
+        (tmp_path / "in.nii").write_bytes(raw)
+    volume, grid = read_volume(tmp_path / "in.nii")
+    source = nib.load(tmp_path / "in.nii")
+    assert volume.dtype == np.float32 and "".join(nib.aff2axcodes(grid.lps_affine)) == "LPS" and volume.shape == grid.lps_shape
+    write_nifti(volume, grid, tmp_path / "out.nii.gz")
+    back = nib.load(tmp_path / "out.nii.gz")
+    assert_array_equal(np.asanyarray(back.dataobj), np.asarray(source.dataobj, np.float32))
+    assert_array_equal(back.affine, source.affine)
+    assert type(back) is type(source)
+    for k in GEOMETRY: assert_array_equal(back.header[k], source.header[k], err_msg=k)
+    if kind == "scaled": assert source.get_fdata().min() == -3 and source.get_data_dtype() == np.int16
+
+
+def test_scaled_integers_with_both_forms_and_4d_singleton(tmp_path):
+    image = nib.Nifti1Image(head()[..., None], BRATS)
+    image.set_qform(BRATS, 3); image.set_sform(BRATS, 4)
+    image.to_filename(tmp_path / "a.nii.gz")
+    volume, grid = read_volume(tmp_path / "a.nii.gz")
+    assert_array_equal(volume, head())
+    write_nifti(volume, grid, tmp_path / "b.nii.gz")
+    back = nib.load(tmp_path / "b.nii.gz")
+    assert back.shape == head().shape and (int(back.header["qform_code"]), int(back.header["sform_code"])) == (3, 4)
+
+
+def test_every_orientation_of_a_patient_is_the_same_case(tmp_path):
+    image = nib.Nifti1Image(head(), BRATS)
+    expected = Case.load(put(tmp_path / "p_flair.nii", head()))
+    for axes in ORIENTATIONS:
+        turned(image, axes).to_filename(tmp_path / "q_flair.nii")
+        case = Case.load(tmp_path / "q_flair.nii")
+        assert_array_equal(case.slices("flair"), expected.slices("flair"))
+        assert_array_equal(case.brain, expected.brain)
+        assert_allclose(case.affine, expected.affine)
+
+
+def test_files_in_different_boxes_but_the_same_places_are_one_case(tmp_path):
+    image = nib.Nifti1Image(head(), BRATS)
+    turned(image, "RAS").to_filename(tmp_path / "p_t1.nii")
+    turned(image, "PSR").to_filename(tmp_path / "p_flair.nii")
+    case = Case.load(tmp_path)
+    assert_array_equal(case.volumes["t1"], case.volumes["flair"])
+    case.save(case.volumes["t1"], tmp_path / "out.nii.gz")
+    assert_array_equal(nib.load(tmp_path / "out.nii.gz").affine, nib.load(tmp_path / "p_flair.nii").affine)
+
+
+def test_slices_are_radiological():
+    v = np.zeros((5, 6, 4), np.float32)
+    v[4, 0, 2] = 1  # left, anterior
+    s = to_slices(v)
+    assert s.shape == (4, 1, 6, 5) and s.nonzero().tolist() == [[2, 0, 0, 4]]
+    for a in (v, v > 0, v.astype(np.uint8)):
+        assert to_slices(a).numpy().dtype == a.dtype
+        assert_array_equal(to_volume(to_slices(a)), a)
+    assert_array_equal(to_volume(to_slices(v).requires_grad_()), v)
+    assert to_slices(v, 2).shape == (1, 1, 6, 5) and to_slices(v, np.int64(2)).shape == (1, 1, 6, 5)
+    assert_array_equal(to_slices(v, range(1, 3)), to_slices(v)[1:3])
+    for wrong in (4, -1, range(70, 90)): assert "4 slices, 0 to 3" in sentence(to_slices, v, wrong)
+
+
+# ---- names -------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("name, expected", {
+    "Brats18_2013_0_1_flair.nii.gz": ("Brats18_2013_0_1", "flair"), "Brats18_2013_0_1_t1.nii.gz": ("Brats18_2013_0_1", "t1"),
+    "BraTS20_Training_001_t1ce.nii": ("BraTS20_Training_001", "t1ce"), "BraTS2021_00000_T2.NII.GZ": ("BraTS2021_00000", "t2"),
+    "BraTS-GLI-00000-000-t2f.nii.gz": ("BraTS-GLI-00000-000", "flair"), "BraTS-GLI-00000-000-t1n.nii.gz": ("BraTS-GLI-00000-000", "t1"),
+    "BraTS-GLI-00000-000-t1c.nii.gz": ("BraTS-GLI-00000-000", "t1ce"), "BraTS-GLI-00000-000-t2w.nii.gz": ("BraTS-GLI-00000-000", "t2"),
+    "BraTS-GLI-00000-000-seg.nii.gz": ("BraTS-GLI-00000-000", "seg"), "W39_1998.09.19_Segm.nii": ("W39_1998.09.19", "seg"),
+    "sub-01_FLAIR.nii.gz": ("sub-01", "flair"), "sub-01_T1w.nii.gz": ("sub-01", "t1"), "p_T2_FLAIR.nii": ("p", "flair"),
+    "p_T1_GD.nii": ("p", "t1ce"), "sub-1_ce-gd_T1w.nii": ("sub-1_ce-gd", "t1ce"), "flair.nii.gz": ("", "flair"),
+    "p_t1ce_anomaly.nii.gz": ("p_t1ce_anomaly", None), "notes_t1": ("notes", "t1"), "at1.nii": ("at1", None), "p_segmentation.nii.gz": ("p_segmentation", None),
+}.items())
+def test_split_name(name, expected): assert split_name(name) == expected
+
+
+@pytest.mark.parametrize("names", [
+    "{}_flair.nii.gz {}_t1.nii.gz {}_t1ce.nii.gz {}_t2.nii.gz {}_seg.nii.gz", "{}_flair.nii {}_t1.nii {}_t1ce.nii {}_t2.nii {}_seg.nii",
+    "{}-t2f.nii.gz {}-t1n.nii.gz {}-t1c.nii.gz {}-t2w.nii.gz {}-seg.nii.gz", "{}_FLAIR.NII.GZ {}_T1.NII {}_T1CE.nii.gz {}_T2.nii.GZ {}_SEG.NII.gz",
+    "X_flair.nii {}_t1.nii {}_t1ce.nii Y_t2.nii W39_1998.09.19_Segm.nii"])
+def test_folder_in_any_naming(tmp_path, names):
+    kinds = [*MODALITIES, "seg"]
+    for i, (kind, name) in enumerate(zip(kinds, names.split())):
+        path = tmp_path / "P7" / name.format("P7")
+        put(tmp_path / "plain.nii.gz", (head() > 390).astype(np.uint8) if kind == "seg" else head() * (i + 1))
+        content = (tmp_path / "plain.nii.gz").read_bytes()
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content if path.suffix.lower() == ".gz" else gzip.decompress(content))
+    (tmp_path / "P7/._P7_t1.nii").write_bytes(b"Mac")
+    (tmp_path / "P7/P7_brain.nii").write_bytes(b"not wanted")
+    case = Case.from_folder(tmp_path / "P7")
+    assert case.id == "P7" and list(case.volumes) == list(MODALITIES)
+    for i, m in enumerate(MODALITIES): assert_array_equal(case.volumes[m], head() * (i + 1))
+    assert_array_equal(case.lesion, head() > 390)
+    assert list(Case.from_folder(tmp_path / "P7", ["t2", "t1"]).volumes) == ["t2", "t1"]
+    assert "it has no pd, only flair, t1, t1ce, t2" in sentence(Case.load, tmp_path / "P7", "pd")
+
+
+def test_two_claims_on_one_modality_name_both(tmp_path):
+    for name in ("a_t1c.nii", "b_t1ce.nii.gz"): (tmp_path / name).touch()
+    text = sentence(Case.load, tmp_path)
+    assert "a_t1c.nii" in text and "b_t1ce.nii.gz" in text and "t1ce" in text
+
+
+def touch(*paths):
+    for p in paths: p.parent.mkdir(parents=True, exist_ok=True); p.touch()
+
+
+def test_find_cases(tmp_path, monkeypatch):
+    names = [f"HGG/p{i}/p{i}_{m}.nii.gz" for i in (10, 2, 1) for m in MODALITIES] + ["LGG/q/q-t2f.nii", "LGG/q/healthy_twin/q-t2f.nii",
+        ".hidden/r/r_t1.nii", "loose/scan.nii.gz", "empty/readme.txt", "._x_t1.nii", "single/b_t2.nii.gz"]
+    touch(*(tmp_path / n for n in names))
+    assert [i for i, _ in find_cases(tmp_path)] == ["p1", "p10", "p2", "q", "loose", "single"]
+    assert find_cases([tmp_path]) == find_cases(str(tmp_path)) == find_cases([tmp_path, tmp_path / "HGG", tmp_path / "HGG/p2"])
+    assert find_cases(tmp_path / "LGG/q/healthy_twin") == [("q_healthy_twin", tmp_path / "LGG/q/healthy_twin")]
+    assert find_cases([tmp_path / "single/b_t2.nii.gz"]) == [("b", tmp_path / "single/b_t2.nii.gz")]
+    assert [i for i, _ in find_cases([tmp_path / "LGG", tmp_path / "HGG/p2"])] == ["q", "p2"]
+    for hopeless in ("empty", "nowhere", "nowhere.nii.gz"):  # stays, and is explained when read
+        [(_, path)] = find_cases(tmp_path / hopeless)
+        assert str(path) in sentence(Case.load, path)
+    monkeypatch.chdir(tmp_path / "HGG/p1")
+    assert find_cases(".") == [("p1", Path("."))] and case_id("../p2") == "p2"
+    touch(tmp_path / "again/q/q_t1.nii")
+    assert "LGG/q" in (text := sentence(find_cases, tmp_path)) and "again/q" in text
+    os.symlink(tmp_path / "LGG", tmp_path / "LGG/loop")
+    assert [i for i, _ in find_cases(tmp_path / "LGG")] == ["q"]
+
+
+def test_a_file_named_after_its_modality_only_takes_the_folder_name(tmp_path):
+    path = put(tmp_path / "patient3/flair.nii.gz", head())
+    assert Case.load(path).id == Case.load(path.parent).id == "patient3"
+
+
+def test_single_file(tmp_path):
+    path, scan = put(tmp_path / "b_t2.nii", head()), put(tmp_path / "scan.nii", head())
+    assert list(Case.load(path).volumes) == list(Case.load(path, "t2").volumes) == ["t2"] and Case.load(path).lesion is None
+    assert list(Case.load(scan, ["flair"]).volumes) == ["flair"] and Case.load(scan, "flair").id == "scan"
+    assert "its name tells no modality" in sentence(Case.load, scan)
+    assert "one file, t2, not flair" in sentence(Case.load, path, "flair")
+    assert "not flair and t2" in sentence(Case.load, path, ["flair", "t2"])
+    touch(tmp_path / "notes.txt")
+    assert "it is not a NIfTI file" in sentence(Case.load, tmp_path / "notes.txt", "flair")
+    assert Case.load(scan, "flair").lesion_slices() is None
+
+
+# ---- broken files ------------------------------------------------------------------------------------------------
+
+def images():
+    good = head()
+    nan, inf, singular, twins = good.copy(), good.copy(), BRATS.copy(), BRATS.copy()
+    nan[3, 3, 3], inf[3, 3, 3], twins[:, 1] = np.nan, np.inf, twins[:, 0]
+    plain = nib.Nifti1Image(good, BRATS).to_bytes()
+    zero_sform, nan_sform, no_dims, many_dims, bad_type = (bytearray(plain) for _ in range(5))
+    zero_sform[280:296] = bytes(16)
+    nan_sform[280:284] = np.array([np.nan], "<f4").tobytes()
+    no_dims[42:44] = bytes(2)
+    many_dims[40:42] = np.array([99], "<i2").tobytes()
+    bad_type[70:72] = np.array([9999], "<i2").tobytes()
+    huge = bytearray(plain); huge[42:48] = np.array([32767] * 3, "<i2").tobytes()
+    damaged = bytearray(gzip.compress(plain)); damaged[len(damaged) // 2] ^= 255
+    stored = bytearray(gzip.compress(plain, 0)); stored[-3000] ^= 1   # uncompressed inside: only the checksum can tell
+    rgb = np.zeros((4, 4, 4), [("R", "u1"), ("G", "u1"), ("B", "u1")])
+    return {
+        "four": (np.stack([good] * 3, -1), "4-D"), "five": (np.zeros((4, 4, 4, 1, 3), np.float32), "5-D"), "two": (good[:, :, 4], "2-D"),
+        "nan": (nan, "1 of its voxels are NaN"), "inf": (inf, "NaN or infinite"), "zero": (good * 0, "every voxel is 0"),
+        "empty": (b"", "0 bytes"), "text": (b"just some words " * 50, "not a NIfTI image"), "short": (b"x", "not a NIfTI image"),
+        "text_in_gzip": (gzip.compress(b"just some words " * 50), "not a NIfTI image"), "complex": (good.astype(np.complex64), "not numbers"),
+        "cut_late": (gzip.compress(plain)[:-200], "cut off"), "cut_early": (gzip.compress(plain)[:300], ""), "damaged": (bytes(damaged), "damaged"), "one_bit": (bytes(stored), "damaged"),
+        "cut_tail": (gzip.compress(plain)[:-6], "cut off"), "singular": ((good, twins), "singular"), "zero_sform": (gzip.compress(zero_sform), "singular"),
+        "nan_sform": (gzip.compress(nan_sform), "singular"), "no_dims": (gzip.compress(no_dims), ""), "many_dims": (gzip.compress(many_dims), ""),
+        "bad_type": (gzip.compress(bad_type), ""), "huge": (gzip.compress(huge), "cut off"), "rgb": (rgb, "not numbers"),
+        "no_background": (good + 5, "background is not 0"),
+    }
+
+
+@pytest.mark.parametrize("name", list(images()))
+def test_broken_file_is_one_sentence_that_names_it(tmp_path, name, caplog):
+    content, words = images()[name]
+    path = tmp_path / f"{name}_flair.nii.gz"
+    if isinstance(content, bytes): path.write_bytes(content)
+    else: put(path, *(content if isinstance(content, tuple) else (content,)))
+    before = sorted(tmp_path.iterdir())
+    text = sentence(Case.load, path)
+    assert str(path) in text and words in text and re.fullmatch(r"Cannot (read|find the brain of) [^\n]+[;:] [^\n]+\.", text)
+    assert sorted(tmp_path.iterdir()) == before
+    assert words in sentence(Case.from_files, {"t2": path})
+
+
+def test_cut_off_without_gzip(tmp_path):
+    path = put(tmp_path / "a_t1.nii", head())
+    path.write_bytes(path.read_bytes()[:-100])
+    assert "cut off" in sentence(Case.load, path)
+    path.write_bytes(path.read_bytes()[:200])
+    sentence(Case.load, path)
+
+
+@pytest.mark.parametrize("error", [EOFError("x"), zlib.error("x"), OSError("x"), MemoryError("x"), ValueError("two\nlines")])
+def test_errors_that_come_with_the_data(tmp_path, monkeypatch, error):
+    class Late:
+        shape, affine, header = (2, 2, 2), BRATS, nib.Nifti1Header()
+        def get_data_dtype(self): return np.dtype("f4")
+        @property
+        def dataobj(self): raise error
+    monkeypatch.setattr(data, "open_nifti", lambda path: Late())
+    assert "cut off or damaged" in sentence(read_volume, tmp_path / "a.nii")
+
+
+def test_folder_and_missing(tmp_path):
+    assert "there is no such file or folder" in sentence(Case.load, tmp_path / "gone")
+    assert "there is no such file or folder" in sentence(read_volume, tmp_path / "gone.nii")
+    assert "no NIfTI file in it" in sentence(Case.load, tmp_path)
+    assert "it is a folder" in sentence(read_volume, tmp_path)
+    assert "it is a file" in sentence(case_files, put(tmp_path / "a.nii", head()))
+    assert "at least one image" in sentence(Case.from_files, {})
+
+
+def test_message_names_the_path_as_given(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    touch(tmp_path / "sub/a_t1.nii")
+    assert sentence(Case.load, "sub").startswith("Cannot read sub/a_t1.nii: ")
+
+
+@pytest.mark.parametrize("shape, change, words", [((14, 16, 9), dict(shift=1), "1 mm away"), ((14, 16, 8), {}, "shape (14, 16, 8)"),
+                                                  ((14, 16, 9), dict(scale=(-1, 1, 1)), "mm away"), ((14, 16, 9), dict(scale=(1, 1, 1.1)), "0.8 mm away")])
+@pytest.mark.parametrize("role", ["t1", "seg", "brain"])
+def test_grids_must_agree(tmp_path, shape, change, words, role):
+    affine = BRATS @ np.diag([*change.get("scale", (1, 1, 1)), 1])
+    affine[1, 3] += change.get("shift", 0)
+    flair = put(tmp_path / "p_flair.nii", head())
+    other = put(tmp_path / "other.nii", head(shape) if role == "t1" else (head(shape) > 390).astype(np.uint8), affine)
+    files = {"flair": flair} | ({"t1": other} if role == "t1" else {})
+    text = sentence(Case.from_files, files, **({} if role == "t1" else {role: other}))
+    assert words in text and str(flair) in text and str(other) in text
+
+
+def test_rounding_of_an_affine_is_no_error(tmp_path):
+    files = {"flair": put(tmp_path / "p_flair.nii", head()), "t1": put(tmp_path / "p_t1.nii", head(), BRATS + np.outer([1e-3, 1e-3, 0, 0], [0, 0, 0, 1]))}
+    assert Case.from_files(files).id == "p"
+
+
+@pytest.mark.parametrize("values", [[0, .5], [0, -1], [0, 1000], [0, 1 / 255]])
+def test_segmentation_must_hold_labels(tmp_path, values):
+    seg = put(tmp_path / "s.nii", np.array(values, np.float32).reshape(1, 1, 2))
+    assert "not whole labels" in sentence(read_labels, seg) and str(seg) in sentence(read_labels, seg)
+
+
+def test_segmentation_and_brain_from_files(tmp_path):
+    flair, truth = put(tmp_path / "p_flair.nii", head()), np.where(head() > 390, 4, 0)
+    seg = put(tmp_path / "s.nii", truth.astype(np.float64) + 1e-5)
+    brain = put(tmp_path / "b.nii", (head() > 300).astype(np.uint8))
+    case = Case.from_files({"flair": flair}, seg=seg, brain=brain, id="other")
+    assert case.id == "other" and case.lesion.dtype == case.brain.dtype == bool
+    assert_array_equal(case.lesion, truth > 0)
+    assert_array_equal(case.brain, head() > 300)
+    nothing = Case.from_files({"flair": flair}, brain=put(tmp_path / "n.nii", truth.astype(np.uint8) * 0))
+    assert "brain mask is empty" in sentence(nothing.slices, "flair")
+    assert "has no t1, only flair" in sentence(case.slices, "t1")
+
+
+def test_one_slice_is_a_volume(tmp_path):
+    case = Case.load(put(tmp_path / "p_t1.nii.gz", head()[:, :, 4:5]))
+    assert case.slices("t1").shape == (1, 1, 16, 14)
+    case.save(case.brain, tmp_path / "out.nii.gz")
+    assert nib.load(tmp_path / "out.nii.gz").shape == (14, 16, 1)
+
+
+# ---- brain mask --------------------------------------------------------------------------------------------------
+
+def test_brain_mask_keeps_dark_tissue_even_in_a_slab():
+    inside = head((30, 34, 20)) > 0
+    v = head((30, 34, 20)).copy()
+    v[13:17, 14:20, 8:] = 0          # a ventricle that reaches the upper face
+    slab = slice(8, 14)
+    assert brain_mask({"flair": v[:, :, slab]})[inside[:, :, slab]].all()
+    v[13:17, 14:20, 8:] = -.5 # small negative values, as interpolation leaves them
+    assert_array_equal(brain_mask({"flair": v[:, :, slab]}), inside[:, :, slab])
+
+
+def test_brain_mask_ignores_specks_and_ringing_and_keeps_lobes():
+    v = head((30, 34, 20))
+    expected = v > 0
+    noisy = v + np.random.default_rng(0).normal(0, 1e-4, v.shape).astype(np.float32)
+    noisy[0:2, 0:2, 0:2] = 300
+    assert_array_equal(brain_mask({"t1": noisy}), expected)
+    lobes = np.zeros((40, 20, 5), np.float32); lobes[2:10, 5:15] = 100; lobes[30:36, 5:15] = 100
+    assert_array_equal(brain_mask({"t1": lobes}), lobes > 0)
+
+
+def test_brain_mask_is_the_union_and_does_not_change_its_input():
+    a, b = head(), head()
+    a[:7] = 0
+    kept = a.copy()
+    assert_array_equal(brain_mask({"t1": a, "t2": b}), b > 0)
+    assert_array_equal(a, kept)
+
+
+def test_huge_values_do_not_hide_the_brain():
+    v = head((30, 34, 20)); v[15, 15, 10] = 32767
+    assert_array_equal(brain_mask({"t1": v}), head((30, 34, 20)) > 0)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int16, np.uint8])
+def test_brain_mask_any_dtype(dtype): assert_array_equal(brain_mask({"t1": (head() / 2).astype(dtype)}), head() > 0)
+
+
+# ---- normalisation -----------------------------------------------------------------------------------------------
+
+def test_normalise_is_the_definition():
+    v, brain = head(), head() > 0
+    low, median, high = np.quantile(v[brain].astype(np.float64), [.25, .5, .75])
+    n = normalise(v, brain)
+    assert n.dtype == np.float32 and (n[~brain] == -1).all()
+    assert_allclose(n[brain], (v[brain] - median) / (3 * (high - low)), rtol=1e-5, atol=1e-6)
+    assert_allclose(normalise(-v, brain)[brain], -n[brain], atol=1e-6)
+    assert "expected 'median_iqr'" in sentence(normalise, v, brain, "zscore")
+    flat = np.where(brain, 7, 0)
+    assert "flair of p" in sentence(normalise, flat, brain, name="flair of p")
+
+
+# ---- writing -----------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("array, dtype", [(head() > 0, "u1"), ((head() > 0) * 4, "u1"), (head().astype(np.int64), "i4"), (head().astype(np.float64), "f4"),
+                                          (-(head() > 0).astype(np.int8), "i4"), (torch.from_numpy(head()), "f4")])
+def test_stored_type(tmp_path, array, dtype):
+    write_nifti(array, Grid(tuple(array.shape), BRATS), tmp_path / "a.nii.gz")
+    back = nib.load(tmp_path / "a.nii.gz")
+    assert back.get_data_dtype() == np.dtype(dtype) and back.header.get_xyzt_units()[0] == "mm"
+    assert_allclose(back.get_fdata(), np.asarray(array), rtol=1e-6)
+
+
+def test_written_bytes_do_not_depend_on_name_or_time(tmp_path):
+    for name in ("a.nii.gz", "b.nii.gz"): write_nifti(head(), Grid(head().shape, BRATS), tmp_path / name)
+    assert (tmp_path / "a.nii.gz").read_bytes() == (tmp_path / "b.nii.gz").read_bytes()
+
+
+def test_header_carries_nothing_else(tmp_path):
+    image = nib.Nifti1Image(head(), BRATS)
+    image.header["descrip"], image.header["cal_max"] = b"Jane Doe, 1970", 4000
+    image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"Jane Doe"))
+    image.to_filename(tmp_path / "p_t1.nii")
+    Case.load(tmp_path / "p_t1.nii").save(head(), tmp_path / "out.nii")
+    assert b"Jane" not in (tmp_path / "out.nii").read_bytes() and not nib.load(tmp_path / "out.nii").header["cal_max"]
+
+
+@pytest.mark.parametrize("step", ["nibabel.save", "os.replace"])
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), PermissionError(13, "Permission denied"), KeyboardInterrupt()])
+def test_interrupted_write_leaves_nothing(tmp_path, monkeypatch, step, error):
+    target, grid = tmp_path / "a.nii.gz", Grid(head().shape, BRATS)
+    write_nifti(head(), grid, target)
+    before = target.read_bytes()
+    def fail(what, path):
+        if step == "nibabel.save": Path(path).write_bytes(before[:50])
+        raise error
+    monkeypatch.setattr(step, fail)
+    if isinstance(error, KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt): write_nifti(head() + 1, grid, target)
+    else: assert (text := sentence(write_nifti, head() + 1, grid, target)).startswith(f"Cannot write {target}: {error.strerror};")
+    assert os.listdir(tmp_path) == ["a.nii.gz"] and target.read_bytes() == before
+
+
+def test_write_refuses(tmp_path):
+    grid = Grid(head().shape, BRATS)
+    assert "No such file" in sentence(write_nifti, head(), grid, tmp_path / "gone/a.nii.gz")
+    assert "must end in" in sentence(write_nifti, head(), grid, tmp_path / "a.png")
+    assert "is not the case's" in sentence(write_nifti, head()[:-1], grid, tmp_path / "a.nii.gz")
+    assert not os.listdir(tmp_path)
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="needs a user whom permissions bind")
+def test_folder_without_write_permission(tmp_path):
+    folder = tmp_path / "locked"; folder.mkdir(); folder.chmod(0o555)
+    assert "Permission denied" in sentence(write_nifti, head(), Grid(head().shape, BRATS), folder / "a.nii.gz")
+    assert not os.listdir(folder)
+
+
+# ---- the phantom -------------------------------------------------------------------------------------------------
+
+def test_phantom_without_files():
+    v = {m: head(seed=i) for i, m in enumerate(MODALITIES)}
+    phantom = SimpleNamespace(id="g", volumes=v, twin={m: a / 2 for m, a in v.items()}, labels=(head() > 390) * np.uint8(2), brain=head() > 0, affine=BRATS)
+    case, twin = Case.from_phantom(phantom), Case.from_phantom(phantom, twin=True, modalities="t1ce")
+    assert list(case.volumes) == list(MODALITIES) and list(twin.volumes) == ["t1ce"] and (case.id, twin.id) == ("g", "g_healthy_twin")
+    assert case.lesion.any() and not twin.lesion.any() and twin.lesion.dtype == bool
+    assert_array_equal(case.brain, phantom.brain)
+    assert_allclose(case.affine, BRATS)
+    assert case.lesion_slices(3).dtype == torch.bool
+
+
+def test_phantom_through_files(tmp_path):
+    phantom_module = pytest.importorskip("mmccd.phantom")
+    phantom = phantom_module.make_phantom("ms", seed=3, slices=range(78, 82))
+    phantom_module.write_phantom(phantom, tmp_path)
+    [(id, path)] = find_cases(tmp_path)
+    case, memory = Case.load(path), Case.from_phantom(phantom)
+    assert id == case.id == memory.id == phantom.id
+    assert_array_equal(case.brain, memory.brain)
+    assert_array_equal(case.lesion, memory.lesion)
+    assert_allclose(case.affine, memory.affine)
+    for m in MODALITIES: assert_allclose(case.normalised(m), memory.normalised(m), atol=.01)
+    assert (2 * (case.brain & phantom.brain).sum() / (case.brain.sum() + phantom.brain.sum())) > .995
