@@ -466,3 +466,14 @@ def test_phantom_through_files(tmp_path):
     assert_allclose(case.affine, memory.affine)
     for m in MODALITIES: assert_allclose(case.normalised(m), memory.normalised(m), atol=.01)
     assert (2 * (case.brain & phantom.brain).sum() / (case.brain.sum() + phantom.brain.sum())) > .995
+
+
+def test_results_beside_the_cases_are_no_cases(tmp_path):
+    "`mmccd evaluate work/out work` must not take the results for a second case of the same name."
+    from mmccd.data import find_cases
+    from toy_cases import write_case
+    case = write_case(tmp_path, "p1")
+    out = tmp_path / "out" / "p1"
+    out.mkdir(parents=True)
+    for name in ("p1_anomaly.nii.gz", "p1_segmentation.nii.gz"): (out / name).touch()
+    assert [(i, p.name) for i, p in find_cases(tmp_path)] == [("p1", case.name)]

@@ -1,0 +1,349 @@
+import json
+import os
+from types import SimpleNamespace
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+import mmccd.detect as detect_module
+from mmccd.data import Case
+from mmccd.detect import (align, anomaly_volume, detect_case, detect_many, evaluate, output_folder, protocol_slices, score_text, sentence,
+                          telling_slices, volume_ml)
+from mmccd.detector import Detector, EverythingPositive, Threshold, fingerprint
+from test_detector import Tiny
+from toy_cases import AFFINE, tree, volumes, write_case
+
+
+def ready(detector=None, threshold=2.0):
+    detector = detector or Threshold(input="flair")
+    detector.calibration = {"threshold": threshold, "fpr": 0.01, "data": "toy"}
+    return detector
+
+
+@pytest.fixture
+def case(tmp_path): return Case.from_folder(write_case(tmp_path, "a", ("flair", "t2")), ["flair"])
+
+
+def test_map_and_segmentation(case):
+    found = detect_case(case, ready())
+    assert found.anomaly.dtype == np.float32 and found.anomaly.shape == case.brain.shape
+    assert (found.anomaly >= 0).all() and not found.anomaly[~case.brain].any()
+    assert np.array_equal(found.segmentation, found.anomaly > 2)
+    overlap = 2 * (found.segmentation & case.lesion).sum() / (found.segmentation.sum() + case.lesion.sum())
+    assert overlap > 0.9  # the toy lesion is that easy
+    assert found.volume_ml == pytest.approx(found.segmentation.sum() * 2 / 1000)
+
+
+@pytest.mark.parametrize("size", [1, 3, 99])
+def test_batch_size_does_not_matter_even_with_noise(case, size):
+    kept = anomaly_volume(case, Tiny().eval(), "flair", seed=3)
+    np.testing.assert_allclose(anomaly_volume(case, Tiny().eval(), "flair", seed=3, batch_size=size), kept, rtol=1e-4, atol=1e-4)
+    assert not np.allclose(anomaly_volume(case, Tiny().eval(), "flair", seed=4), kept)
+
+
+def test_only_slices_with_brain_are_asked_and_never_too_many(case):
+    class Counts(Threshold):
+        seen = []
+        def score(self, x, brain, generator=None):
+            self.seen.append(len(x))
+            assert brain.flatten(1).any(1).all()
+            return super().score(x, brain)
+    case.brain[:, :, :3] = False
+    anomaly_volume(case, Counts(), "flair", batch_size=2)
+    assert max(Counts.seen) == 2 and sum(Counts.seen) == case.brain.any((0, 1)).sum()
+
+
+def orientations():
+    "Six of the 48 ways to store the same brain, as functions of an image."
+    turns = [[[0, 1], [1, 1], [2, 1]], [[0, -1], [1, 1], [2, 1]], [[2, 1], [0, -1], [1, 1]], [[1, -1], [2, -1], [0, -1]], [[1, 1], [0, 1], [2, -1]],
+             [[0, 1], [2, -1], [1, 1]]]
+    return [lambda im, t=t: im.as_reoriented(np.array(t)) for t in turns]
+
+
+@pytest.mark.parametrize("turn", orientations())
+def test_any_orientation_gives_the_same_answer_on_its_own_grid(tmp_path, turn):
+    image = nib.Nifti1Image(volumes()[0], AFFINE)
+    maps = []
+    for name, im in (("straight", image), ("turned", turn(image))):
+        nib.save(im, tmp_path / f"{name}_flair.nii.gz")
+        files = detect_case(Case.from_files({"flair": tmp_path / f"{name}_flair.nii.gz"}), ready()).save(tmp_path)
+        for kind, dtype in (("anomaly", np.float32), ("segmentation", np.uint8)):
+            written = nib.load(tmp_path / files[kind])
+            assert written.shape == im.shape and np.allclose(written.affine, im.affine) and written.get_data_dtype() == dtype
+        maps.append(nib.as_closest_canonical(nib.load(tmp_path / files["anomaly"])).get_fdata())
+    assert np.array_equal(*maps) and maps[0].any()
+
+
+def test_report(case, tmp_path):
+    found = detect_case(case, ready())
+    found.save(tmp_path)
+    with Image.open(tmp_path / "a/a_report.png") as im: assert im.width > 800 and im.height > 300
+    fig = found.report()
+    title = fig.get_suptitle()
+    for words in ("a:", "Threshold on flair", "threshold 2", "ml", "not a medical device"): assert words in title
+    scales = {(round(im.norm.vmin, 3), round(im.norm.vmax, 3)) for ax in fig.axes for im in ax.images if im.get_cmap().name == "inferno"}
+    assert scales == {(0, 4)}  # twice the threshold, whatever the map holds
+    other = detect_case(case, ready())
+    other.anomaly *= 10
+    assert {im.norm.vmax for ax in other.report().axes for im in ax.images if im.get_cmap().name == "inferno"} == {4}
+
+
+@pytest.mark.parametrize("change", [lambda f: setattr(f.case, "lesion", None), lambda f: f.segmentation.fill(False),
+                                    lambda f: (f.anomaly.fill(0), f.segmentation.fill(False)), lambda f: setattr(f, "threshold", 0.0)])
+def test_report_of_odd_results(case, change):
+    found = detect_case(case, ready())
+    change(found)
+    assert found.report().axes
+
+
+def test_report_of_the_floor(case): assert detect_case(case, EverythingPositive()).report().axes
+
+
+def test_uncalibrated(case):
+    with pytest.raises(ValueError, match="no threshold yet"): detect_case(case, Threshold())
+
+
+def test_wrong_modality(case):
+    with pytest.raises(ValueError, match="no t2"): detect_case(case, ready(), "t2")
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.lists(st.integers(0, 20), min_size=0, max_size=160), st.integers(1, 8))
+def test_telling_slices(amount, n):
+    amount = np.array(amount, float)
+    chosen = telling_slices(amount, n)
+    assert chosen == sorted(set(chosen)) and len(chosen) <= n and all(amount[k] > 0 for k in chosen)
+    if amount.any(): assert amount[chosen].max() == amount.max()
+
+
+def test_volume():
+    assert volume_ml(np.ones((10, 10, 10), bool), np.eye(4)) == 1
+    turned = np.array([[0, 0, 3.0, 5], [2, 0, 0, 1], [0, -1, 0, 9], [0, 0, 0, 1]])
+    assert volume_ml(np.ones((1, 1, 1), bool), turned) == pytest.approx(0.006)
+
+
+# --------------------------------------------------------------------------------------------------------- saving
+def test_save_is_all_or_nothing(case, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    out.mkdir()
+    found = detect_case(case, ready())
+    monkeypatch.setattr(type(found), "report", lambda self: (_ for _ in ()).throw(MemoryError("no room for the picture")))
+    with pytest.raises(MemoryError): found.save(out)
+    assert list(out.iterdir()) == []
+
+
+@pytest.mark.parametrize("after", ["nothing", "file"])
+def test_output_folder(tmp_path, after):
+    out = tmp_path / "a" / "b"
+    with output_folder(out) as made:
+        if after == "file": (made / "x").write_text("kept")
+    assert out.exists() == (after == "file") and tmp_path.exists()
+
+
+def test_output_folder_keeps_an_empty_one_that_was_there(tmp_path):
+    with output_folder(tmp_path): pass
+    assert tmp_path.exists()
+
+
+def test_output_folder_is_a_file(tmp_path):
+    (tmp_path / "f").write_text("mine")
+    for out in (tmp_path / "f", tmp_path / "f" / "below"):
+        with pytest.raises(ValueError, match="a file is where a folder should be"):
+            with output_folder(out): pass
+    assert (tmp_path / "f").read_text() == "mine"
+
+
+# ------------------------------------------------------------------------------------------------------- many cases
+@pytest.fixture
+def cases(tmp_path):
+    for i, lesion in enumerate((True, True, False)): write_case(tmp_path / "cases", f"c{i}", seed=i, lesion=lesion)
+    return tmp_path / "cases"
+
+
+def test_many(cases, tmp_path):
+    detector = ready()
+    result = detect_many(cases, detector, tmp_path / "out", weights="toy", seed=3)
+    assert result == json.loads((tmp_path / "out/detect.json").read_text())
+    assert result["detector"] == "Threshold" and result["config"] == {"input": "flair", "sign": 1} and result["calibration"]["threshold"] == 2
+    assert result["fingerprint"] == fingerprint(detector) and result["weights"] == "toy" and result["seed"] == 3 and result["input"] == "flair"
+    assert [c["id"] for c in result["cases"]] == ["c0", "c1", "c2"] and {c["status"] for c in result["cases"]} == {"done"}
+    for c in result["cases"]:
+        assert set(c) == {"id", "status", "files", "threshold", "volume_ml", "seconds"}
+        assert all((tmp_path / "out" / f).is_file() and f.startswith(c["id"]) for f in c["files"].values())
+    names = sorted(p.name for p in (tmp_path / "out").rglob("*") if p.is_file())
+    assert len(names) == 10 and not any(n.startswith(".") for n in names)
+
+
+def test_same_seed_same_bytes(cases, tmp_path):
+    for name in "ab": detect_many(cases, ready(Tiny(), 1.0), tmp_path / name, "flair", seed=5)
+    a, b = tree(tmp_path / "a"), tree(tmp_path / "b")
+    del a["detect.json"], b["detect.json"]  # holds the seconds it took
+    assert a == b
+
+
+def test_skip_existing(cases, tmp_path):
+    out = tmp_path / "out"
+    detect_many(cases, ready(), out)
+    (out / "c1/c1_report.png").unlink()
+    before = {p: p.stat().st_mtime_ns for p in out.rglob("*.nii.gz")}
+    status = lambda r: [c["status"] for c in r["cases"]]
+    assert status(detect_many(cases, ready(), out, skip_existing=True)) == ["skipped", "done", "skipped"]
+    assert {p.parent.name for p, t in before.items() if p.stat().st_mtime_ns != t} == {"c1"}
+    assert status(detect_many(cases, ready(), out, skip_existing=True)) == ["skipped"] * 3
+    assert status(detect_many(cases, ready(threshold=2.5), out, skip_existing=True)) == ["done"] * 3  # another detector
+    assert status(detect_many(cases, ready(threshold=2.5), out)) == ["done"] * 3
+
+
+def test_cases_of_earlier_runs_stay_and_detectors_do_not_mix(cases, tmp_path):
+    out = tmp_path / "out"
+    detect_many(cases / "c0", ready(), out)
+    assert [c["id"] for c in detect_many(cases / "c1", ready(), out)["cases"]] == ["c0", "c1"]
+    before = tree(out)
+    with pytest.raises(ValueError, match="another detector"): detect_many(cases / "c1", ready(threshold=3.0), out)
+    assert tree(out) == before
+
+
+@pytest.mark.parametrize("broken", ["{", "[]", "\x00"])
+def test_damaged_detect_json(cases, tmp_path, broken):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/detect.json").write_text(broken)
+    with pytest.raises(ValueError, match="detect.json"): detect_many(cases, ready(), tmp_path / "out")
+    with pytest.raises(ValueError, match="detect.json"): evaluate(tmp_path / "out", cases)
+
+
+def test_bug_in_one_case_does_not_stop_the_others(cases, tmp_path, monkeypatch):
+    real = detect_module.detect_case
+    def buggy(case, *args, **kwargs):
+        if case.id == "c1": raise IndexError("list index\nout of range")
+        return real(case, *args, **kwargs)
+    monkeypatch.setattr(detect_module, "detect_case", buggy)
+    result = detect_many(cases, ready(), tmp_path / "out")
+    assert [c["status"] for c in result["cases"]] == ["done", "failed", "done"]
+    assert result["cases"][1]["error"] == "Unexpected IndexError: list index out of range"
+    with pytest.raises(IndexError): detect_many(cases, ready(), tmp_path / "out", stop=True)
+
+
+def test_interrupted(cases, tmp_path, monkeypatch):
+    real, seen = detect_module.detect_case, []
+    def interrupted(case, *args, **kwargs):
+        seen.append(case.id)
+        if len(seen) == 2: raise KeyboardInterrupt
+        return real(case, *args, **kwargs)
+    monkeypatch.setattr(detect_module, "detect_case", interrupted)
+    with pytest.raises(KeyboardInterrupt): detect_many(cases, ready(), tmp_path / "out")
+    kept = json.loads((tmp_path / "out/detect.json").read_text())
+    assert [c["id"] for c in kept["cases"]] == ["c0"] and sorted(p.name for p in (tmp_path / "out").iterdir()) == ["c0", "detect.json"]
+    monkeypatch.setattr(detect_module, "detect_case", real)
+    again = detect_many(cases, ready(), tmp_path / "out", skip_existing=True)
+    assert [c["status"] for c in again["cases"]] == ["skipped", "done", "done"]
+
+
+def test_sentence():
+    assert sentence(ValueError("a\n b")) == "a b" and sentence(KeyError("k")).startswith("Unexpected KeyError")
+    assert sentence(MemoryError()) == "Unexpected MemoryError: no message"
+
+
+# --------------------------------------------------------------------------------------------------------- evaluate
+def test_evaluate(cases, tmp_path):
+    detect_many(cases, ready(), tmp_path / "out")
+    for protocol in ("slice", "volume"):
+        result = evaluate(tmp_path / "out", cases, protocol)
+        assert json.loads(json.dumps(result, allow_nan=False)) == result
+        assert result["protocol"] == protocol and result["scores"]["threshold"] == 2 and not result["errors"]
+        rows = result["scores"]["subjects"]
+        assert [r["id"] for r in rows] == ["c0", "c1"] and [h["id"] for h in result["healthy"]] == ["c2"]
+        assert all(r["dice"] > 0.9 and r["ap"] > 0.99 for r in rows) and 0 <= result["healthy"][0]["fpr"] < 0.1
+        assert result["floor"]["summary"]["ap"]["mean"] == pytest.approx(np.mean([r["prevalence"] for r in rows]))
+    text = score_text(result)
+    assert "everything positive" in text and "c2 has no lesion" in text and "Volume protocol" in text
+
+
+def test_volume_protocol_counts_every_brain_voxel(cases, tmp_path):
+    detect_many(cases / "c0", ready(), tmp_path / "out")
+    case, row = Case.from_folder(cases / "c0"), evaluate(tmp_path / "out", cases, "volume")["scores"]["subjects"][0]
+    a = detect_case(case, ready()).anomaly
+    s, t = (a > 2)[case.brain], case.lesion[case.brain]
+    assert row["pixels"] == case.brain.sum() and row["dice"] == pytest.approx(2 * (s & t).sum() / (s.sum() + t.sum()))
+    assert row["fpr"] == pytest.approx((s & ~t).sum() / (~t).sum())
+
+
+def test_one_case_has_no_interval(cases, tmp_path):
+    detect_many(cases / "c0", ready(), tmp_path / "out")
+    result = evaluate(tmp_path / "out", cases)
+    assert result["scores"]["summary"]["ap"]["low"] is None and "no interval" in score_text(result)
+
+
+def test_only_healthy(cases, tmp_path):
+    detect_many(cases / "c2", ready(), tmp_path / "out")
+    result = evaluate(tmp_path / "out", cases)
+    assert result["scores"] is None and "called abnormal" in score_text(result)
+
+
+def test_maps_of_another_tool(cases, tmp_path):
+    "No detect.json: no calibrated threshold, the rest is scored; the orientation of the map may differ."
+    for id in ("c0", "c2"):
+        (tmp_path / "out" / id).mkdir(parents=True)
+        image = nib.load(cases / id / f"{id}_flair.nii.gz")
+        nib.save(nib.as_closest_canonical(image), tmp_path / "out" / id / f"{id}_anomaly.nii.gz")
+    result = evaluate(tmp_path / "out", cases)
+    assert result["scores"]["summary"]["dice"]["mean"] is None and result["scores"]["summary"]["ap"]["mean"] > 0.99
+    assert result["healthy"] == [{"id": "c2", "fpr": None, "volume_ml": None}] and "No detect.json" in score_text(result)
+
+
+def test_evaluate_names_what_it_cannot_score(cases, tmp_path):
+    out = tmp_path / "out"
+    detect_many(cases, ready(), out)
+    (cases / "c0/c0_seg.nii.gz").unlink()
+    image = nib.load(out / "c1/c1_anomaly.nii.gz")
+    nib.save(nib.Nifti1Image(image.get_fdata(dtype=np.float32), np.diag([-1, -1, 2.5, 1])), out / "c1/c1_anomaly.nii.gz")
+    result = evaluate(out, cases)
+    assert [e["id"] for e in result["errors"]] == ["c0", "c1"] and len(result["healthy"]) == 1
+    assert "no segmentation" in result["errors"][0]["error"] and "c1_anomaly.nii.gz" in result["errors"][1]["error"]
+    with pytest.raises(ValueError, match="no segmentation"): evaluate(out, cases, stop=True)
+    others = evaluate(out, write_case(tmp_path / "other", "z"))
+    assert len(others["errors"]) == 3 and "no case of this name" in others["errors"][0]["error"]
+
+
+@pytest.mark.parametrize("make,words", [(lambda d: d / "nowhere", "no such folder"), (lambda d: d / "empty", "no anomaly maps")])
+def test_evaluate_nothing(cases, tmp_path, make, words):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=words): evaluate(make(tmp_path), cases)
+    with pytest.raises(ValueError, match="unknown protocol"): evaluate(tmp_path, cases, "patch")
+
+
+def test_lesion_outside_the_protocol_slices():
+    lesion = np.zeros((240, 240, 155), bool)
+    lesion[100:110, 100:110, 20] = True
+    brain = np.zeros_like(lesion)
+    brain[60:180, 60:180] = True
+    case = SimpleNamespace(lesion=lesion, brain=brain, affine=np.diag([-1.0, -1, 1, 1]))
+    with pytest.raises(ValueError, match="no lesion in the slices"): detect_module.score_case("a", lesion * 1.0, case, "slice", 0.5)
+    assert detect_module.score_case("a", lesion * 1.0, case, "volume", 0.5)[0] == "lesion"
+
+
+@pytest.mark.parametrize("shape,start,expected", [((240, 240, 155), 0, range(70, 90)), ((240, 240, 20), 70, range(20)), ((240, 240, 155), -2, range(72, 92)),
+                                                  ((240, 240, 40), 80, range(10)), ((240, 240, 30), 0, range(30)), ((182, 218, 182), 0, range(182))])
+def test_protocol_slices(shape, start, expected):
+    affine = np.diag([-1.0, -1, 1, 1])
+    affine[1, 3], affine[2, 3] = 239, start
+    assert protocol_slices(shape, affine) == expected
+
+
+def test_align():
+    assert align("x\n| a | bbb |\n| --- | --- |\n| cc | d |") == "x\n| a   | bbb |\n| --- | --- |\n| cc  | d   |"
+
+
+def test_unwritable(cases, tmp_path):
+    if os.geteuid() == 0: pytest.skip("root may write everywhere")
+    (tmp_path / "locked").mkdir(mode=0o500)
+    with pytest.raises(ValueError, match="Cannot write"): detect_many(cases, ready(), tmp_path / "locked/out")
+
+
+def test_everything_on_the_detectors_device(case):
+    assert Detector.from_pretrained("threshold-flair").device == torch.device("cpu")
+    assert torch.is_tensor(ready().to("meta")._here) and ready().to("meta").device.type == "meta"
