@@ -8,7 +8,7 @@ __all__ = ['VERSION', 'KINDS', 'MODALITIES', 'GRID', 'AFFINE', 'BOX', 'ORIGIN', 
            'sample_deformation', 'jacobian', 'look_up', 'tissue_fractions', 'Anatomy', 'sample_relaxation', 'mr_signal',
            'null_time', 'sample_acquisition', 'sample_scanner', 'tissue_signal', 'Lesion', 'sigmoid', 'pick_centre',
            'mass_effect', 'glioma_core', 'glioma', 'ms_plaques', 'infarct', 'draw_lesion', 'Fault', 'draw_fault',
-           'sample_texture', 'sample_vessels', 'add_vessels', 'Receiver', 'Phantom', 'acquire', 'to_grid',
+           'sample_texture', 'sample_vessels', 'add_vessels', 'Receiver', 'Phantom', 'acquire', 'to_grid', 'phantom_id',
            'check_request', 'make_phantom', 'save_nifti', 'write_case', 'write_phantom']
 
 # %% ../nbs/01_phantom.ipynb #f020b167
@@ -493,6 +493,14 @@ def to_grid(
     "Put what was made on the box into the whole grid."
     return np.pad(v, [(b.start, n - b.stop) for b, n in zip(BOX, GRID)] + [(0, 0)])
 
+def phantom_id(
+    kind:str,   # one of `KINDS`
+    seed:int,   # of the data set
+    index:int,  # of the subject
+)->str:         # version, kind, seed, index
+    "What a subject is called."
+    return f"phantom{VERSION}-{kind}-s{seed}-{index:03d}"
+
 def check_request(
     kind:str,      # asked for
     seed:int,      # asked for
@@ -527,7 +535,7 @@ def make_phantom(
     tissue = np.stack([add_vessels(anatomy.healthy, vessels)[k] for k in HEALTHY]).argmax(0) + 1
     labels, affine = ((lesion.labels | fault.labels) * anatomy.brain).astype(np.uint8), AFFINE.copy()
     affine[2, 3] += slices[0]
-    return Phantom(f"phantom{VERSION}-{kind}-s{seed}-{index:03d}", kind, images[0], images[1] if ill and twin else None, to_grid(labels),
+    return Phantom(phantom_id(kind, seed, index), kind, images[0], images[1] if ill and twin else None, to_grid(labels),
                    to_grid(anatomy.brain), to_grid((tissue * anatomy.brain).astype(np.uint8)), affine, slices, scanner)
 
 # %% ../nbs/01_phantom.ipynb #da55c731

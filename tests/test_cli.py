@@ -1,0 +1,264 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+import mmccd
+from mmccd.cli import arguments, main, make_subjects, pick_detector, pick_device, put_json, slice_range
+from mmccd.phantom import phantom_id
+from mmccd.detector import Threshold, packaged
+from toy_cases import tree, write_case
+
+COMMANDS = ["phantom", "detect", "evaluate", "demo"]
+
+
+@pytest.fixture
+def run(capsys):
+    "Run a command line in this process: exit code, standard output, standard error."
+    def go(*words):
+        capsys.readouterr()
+        code = main([str(w) for w in words])
+        return code, *capsys.readouterr()
+    return go
+
+
+def refused(answer, *words):
+    "Exit code 2, one sentence on standard error, nothing on standard output."
+    code, out, err = answer
+    assert code == 2 and not out and err.startswith("mmccd: ") and err.count("\n") == 1 and "Traceback" not in err, answer
+    for w in words: assert str(w) in err, err
+
+
+# ------------------------------------------------------------------------------------------------- help and version
+def test_help_imports_nothing_heavy():
+    heavy = ["torch", "nilearn", "matplotlib", "scipy", "sklearn", "nibabel", "numpy", "huggingface_hub"]
+    lines = [["--help"], ["--version"], [], *([c, "--help"] for c in COMMANDS)]
+    script = f"import sys\nfrom mmccd.cli import main\nfor line in {lines}: assert main(line) == 0\nprint([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.endswith("[]\n"), done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help(run, command):
+    code, out, err = run(command, "--help")
+    assert code == 0 and not err and "--seed" in out and "--json" in out and f"Usage: mmccd {command}" in out
+
+
+def test_version_and_no_words(run):
+    assert run("--version") == (0, f"mmccd {mmccd.__version__}\n", "")
+    code, out, err = run()
+    assert code == 0 and not err and all(c in out for c in COMMANDS)
+
+
+def test_entry_point():
+    "The installed command, as a process of its own."
+    program = Path(sys.executable).with_name("mmccd")
+    if not program.exists(): pytest.skip("mmccd is not installed as a command")
+    assert subprocess.run([program, "--version"], capture_output=True, text=True).stdout == f"mmccd {mmccd.__version__}\n"
+    assert subprocess.run([program, "nonsense"], capture_output=True, text=True).returncode == 2
+
+
+@pytest.mark.parametrize("words,expected", [(["a", "--json"], ["a", "--json", "-"]), (["--json", "-"], ["--json", "-"]), (["--json", "--json", "x"], ["--json", "-", "--json", "x"]),
+                                            (["--debug"], ["--help"]), (["a", "--debug", "b"], ["a", "b"])])
+def test_arguments(words, expected): assert arguments(words) == (expected, "--debug" in words)
+
+
+# ------------------------------------------------------------------------------------------------- wrong words
+@pytest.mark.parametrize("words,say", [(["nonsense"], "nonsense"), (["detect"], "CASE"), (["detect", "x"], "--out"), (["evaluate", "x"], "TRUTH"), (["--nonsense"], "nonsense"),
+                                       (["phantom"], "OUT"), (["phantom", "{}", "--glioma", "-1"], "--glioma"), (["phantom", "{}", "--glioma", "two"], "--glioma"),
+                                       (["phantom", "{}"], "nothing to make"), (["phantom", "{}", "--healthy", "0", "--ms", "0"], "nothing to make"),
+                                       (["phantom", "{}", "--tumour", "1"], "--tumour"), (["phantom", "{}", "--ms", "1", "--seed", "-1"], "--seed"),
+                                       (["phantom", "{}", "--ms", "1", "--slices", "90:70"], "90:70"), (["phantom", "{}", "--ms", "1", "--slices", "0:155"], "0:155")])
+def test_wrong_words(run, tmp_path, words, say):
+    refused(run(*(w.format(tmp_path / "new") for w in words)), say)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("options,say", [(["--weights", "nonsense"], "threshold-flair"), (["--weights", "/no/such/folder"], "/no/such/folder"), (["--input", "pd"], "'pd'"),
+                                         (["--device", "gpu"], "'gpu'"), (["--weights", "threshold-t2", "--input", "flair"], "made for t2"), (["--seed", "x"], "--seed")])
+def test_wrong_options_of_detect(run, tmp_path, options, say):
+    case = write_case(tmp_path, "a")
+    before = tree(tmp_path)
+    refused(run("detect", case, "--out", tmp_path / "out", *options), say)
+    assert tree(tmp_path) == before
+
+
+def test_device_that_is_not_there(monkeypatch):
+    import torch
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    for name in ("cuda", "mps"):
+        with pytest.raises(ValueError, match=f"'{name}' is not available here: choose auto or cpu"): pick_device(name)
+    assert pick_device("auto") == "cpu"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert pick_device("auto") == "cuda" and pick_device("cpu") == "cpu"
+
+
+def test_debug_shows_the_traceback(tmp_path):
+    with pytest.raises(ValueError, match="nothing to make"): main(["phantom", str(tmp_path / "x"), "--debug"])
+
+
+def test_a_bug_gets_a_sentence_too(run, monkeypatch, tmp_path):
+    import mmccd.detect
+    monkeypatch.setattr(mmccd.detect, "detect_many", lambda *a, **k: {}["oops"])
+    refused(run("detect", write_case(tmp_path, "a"), "--out", tmp_path / "out"), "unexpected KeyError", "--debug")
+
+
+# ------------------------------------------------------------------------------------------------- phantom
+SMALL = ["--slices", "79:80"]
+
+
+def test_phantom_twice_is_identical(run, tmp_path):
+    line = ["--healthy", 1, "--glioma", 1, "--ms", 1, "--infarct", 1, "--artefact", 1, "--seed", 7, *SMALL]
+    for d in "ab": assert run("phantom", tmp_path / d, *line)[0] == 0
+    a, b = tree(tmp_path / "a"), tree(tmp_path / "b")
+    assert a == b and sum(n.endswith("seg.nii.gz") and "twin" not in n for n in a) == 5
+    assert sum("healthy_twin/" in n for n in a) == 4 * 5  # four subjects have something, and so have a twin
+    image = nib.load(next((tmp_path / "a").glob("*glioma*/*_flair.nii.gz")))
+    assert image.shape == (240, 240, 2) and image.affine[2, 3] == 79
+    assert run("phantom", tmp_path / "c", "--ms", 1, "--seed", 8, *SMALL)[0] == 0
+    assert not set(tree(tmp_path / "c")) & {n for n in a if "ms" in n}
+
+
+def test_phantom_json_and_ids(run, tmp_path):
+    code, out, err = run("phantom", tmp_path / "a", "--infarct", 2, "--seed", 3, *SMALL, "--json")
+    made = json.loads(out)
+    assert code == 0 and [s["id"] for s in made["subjects"]] == [phantom_id("infarct", 3, i) for i in range(2)]
+    assert all(Path(s["folder"]).is_dir() for s in made["subjects"])
+
+
+def test_phantom_does_not_overwrite_unasked(run, tmp_path):
+    assert run("phantom", tmp_path, "--ms", 1, *SMALL)[0] == 0
+    seg = next(tmp_path.glob("*/*_seg.nii.gz"))
+    seg.write_text("mine")
+    before = tree(tmp_path)
+    refused(run("phantom", tmp_path, "--healthy", 1, "--ms", 1, *SMALL), "already there", "--overwrite")
+    assert tree(tmp_path) == before
+    assert run("phantom", tmp_path, "--healthy", 1, *SMALL)[0] == 0  # other subjects may join
+    assert run("phantom", tmp_path, "--ms", 1, *SMALL, "--overwrite")[0] == 0 and seg.read_bytes() != b"mine"
+    assert not [p for p in tmp_path.rglob(".*")]
+
+
+def test_phantom_into_a_file(run, tmp_path):
+    (tmp_path / "f").write_text("mine")
+    for out in (tmp_path / "f", tmp_path / "f/below"): refused(run("phantom", out, "--ms", 1, *SMALL), "a file is where a folder should be")
+    assert (tmp_path / "f").read_text() == "mine"
+
+
+def test_interrupted_phantom_leaves_nothing(run, tmp_path, monkeypatch):
+    import mmccd.phantom
+    def pressed(*args, **kwargs): raise KeyboardInterrupt
+    monkeypatch.setattr(mmccd.phantom, "save_nifti", pressed)
+    code, out, err = run("phantom", tmp_path / "new", "--ms", 1, *SMALL)
+    assert code == 130 and "Traceback" not in err and not (tmp_path / "new").exists()
+
+
+def test_slice_range():
+    assert slice_range("") is None and slice_range("70:89") == range(70, 90) and slice_range("0:154") == range(155)
+    for bad in ("7", "a:b", "-1:4", "3:2", "1:2:3"):
+        with pytest.raises(ValueError, match="FIRST:LAST"): slice_range(bad)
+
+
+# ------------------------------------------------------------------------------------------------- detect
+def test_detect_and_evaluate(run, tmp_path):
+    for i in range(2): write_case(tmp_path / "cases", f"c{i}", ("flair", "t2"), seed=i)
+    code, out, err = run("detect", tmp_path / "cases", "--out", tmp_path / "out", "--json", tmp_path / "d.json")
+    assert code == 0 and not err and "2 of 2 cases" in out
+    assert json.loads((tmp_path / "d.json").read_text()) == json.loads((tmp_path / "out/detect.json").read_text())
+    code, out, err = run("evaluate", tmp_path / "out", tmp_path / "cases", "--json")
+    assert code == 0 and not err and json.loads(out)["scores"]["summary"]["dice"]["mean"] > 0.8
+    code, out, err = run("evaluate", tmp_path / "out", tmp_path / "cases", "--protocol", "volume", "--json", tmp_path / "e.json")
+    assert code == 0 and "everything positive" in out and json.loads((tmp_path / "e.json").read_text())["protocol"] == "volume"
+    refused(run("evaluate", tmp_path / "out", tmp_path / "cases", "--protocol", "x"), "'x'")
+
+
+def test_default_weights_fit_the_input(run, tmp_path):
+    case = write_case(tmp_path, "a", ("t2",))
+    code, out, _ = run("detect", case, "--out", tmp_path / "out", "--input", "t2", "--json")
+    assert code == 0 and json.loads(out)["weights"] == "threshold-t2" and json.loads(out)["input"] == "t2"
+    assert pick_detector()[1] == "threshold-flair" and pick_detector("threshold", "t1")[1] == "threshold-t1"
+    assert pick_detector("threshold-t1")[0].config.input == "t1" and {f"threshold-{m}" for m in ("flair", "t1", "t1ce", "t2")} <= set(packaged())
+
+
+def test_own_weights(run, tmp_path):
+    detector = Threshold(input="t2")
+    detector.calibration = {"threshold": 1.5, "fpr": 0.02, "data": "mine"}
+    detector.save_pretrained(tmp_path / "run")
+    code, out, _ = run("detect", write_case(tmp_path, "a", ("t2",)), "--out", tmp_path / "out", "--weights", tmp_path / "run", "--json")
+    assert code == 0 and json.loads(out)["calibration"]["data"] == "mine" and json.loads(out)["input"] == "t2"
+    Threshold(input="t2").save_pretrained(tmp_path / "raw")
+    refused(run("detect", tmp_path / "a", "--out", tmp_path / "out2", "--weights", tmp_path / "raw"), "calibrate")
+    assert not (tmp_path / "out2").exists()
+
+
+def test_single_file_and_skip_existing(run, tmp_path):
+    case = write_case(tmp_path, "a")
+    assert run("detect", case / "a_flair.nii.gz", "--out", tmp_path / "out")[0] == 0
+    code, out, err = run("detect", case / "a_flair.nii.gz", "--out", tmp_path / "out", "--skip-existing")
+    assert code == 0 and "(kept)" in out
+    (tmp_path / "scan.nii.gz").write_bytes((case / "a_flair.nii.gz").read_bytes())
+    assert run("detect", tmp_path / "scan.nii.gz", "--input", "flair", "--out", tmp_path / "out2")[0] == 0
+
+
+def test_only_the_cases_asked_for_are_reported(run, tmp_path):
+    for i in range(2): write_case(tmp_path, f"c{i}")
+    run("detect", tmp_path / "c0", "--out", tmp_path / "out")
+    code, out, err = run("detect", tmp_path / "c1", "--out", tmp_path / "out")
+    assert code == 0 and "c0" not in out and "1 of 1 cases" in out
+
+
+def test_json_into_nowhere(run, tmp_path):
+    "Noticed before the work."
+    case = write_case(tmp_path / "cases", "a")
+    assert run("detect", case, "--out", tmp_path / "out")[0] == 0
+    for to in (tmp_path / "no/such/file.json", tmp_path):
+        refused(run("evaluate", tmp_path / "out", case, "--json", to), to)
+        refused(run("detect", case, "--out", tmp_path / "out2", "--json", to), to)
+        refused(run("phantom", tmp_path / "out2", "--ms", 1, "--json", to), to)
+        refused(run("demo", "--out", tmp_path / "out2", "--json", to), to)
+    assert not (tmp_path / "out2").exists()
+    with pytest.raises(ValueError): put_json({"x": float("nan")}, "-")
+
+
+def test_no_progress_bar_unless_on_a_terminal(tmp_path):
+    case = write_case(tmp_path, "a")
+    done = subprocess.run([sys.executable, "-c", "import sys; from mmccd.cli import main; sys.exit(main())", "detect", case, "--out", tmp_path / "out"],
+                          capture_output=True, text=True)
+    assert done.returncode == 0 and done.stderr == "" and "a: " in done.stdout
+
+
+# ------------------------------------------------------------------------------------------------- demo and Ctrl-C
+def test_demo(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run("demo")
+    assert code == 0 and not err
+    for words in ("everything positive", "has no lesion", "Look at", "_report.png", "mmccd detect", "mmccd evaluate"): assert words in out
+    picture = next(line.split()[-1] for line in out.splitlines() if line.startswith("Look at"))
+    assert Path(picture).stat().st_size > 10_000
+    assert run("demo", "--json")[0] == 0  # again, over the first
+    for line in [s.removeprefix("Next:").split()[1:] for s in out.splitlines() if "mmccd " in s and "YOUR_CASE" not in s]: assert run(*line)[0] == 0, line
+
+
+def test_ctrl_c(tmp_path):
+    "A real process, a real signal."
+    done = subprocess.Popen([sys.executable, "-c", "import sys; from mmccd.cli import main; sys.exit(main())", "phantom", tmp_path / "out", "--glioma", "5"],
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "out").exists() and done.poll() is None: time.sleep(0.1)
+    time.sleep(1)
+    os.kill(done.pid, signal.SIGINT)
+    out, err = done.communicate(timeout=120)
+    assert done.returncode == 130 and "Traceback" not in err, err
+    assert not (tmp_path / "out").exists() or not [p for p in (tmp_path / "out").rglob(".*")]
+
+
+def test_make_subjects_from_python(tmp_path):
+    made = make_subjects(tmp_path, [("healthy", 4)], seed=2, slices=range(80, 81), progress=False)
+    assert made == [{"id": phantom_id("healthy", 2, 4), "kind": "healthy", "folder": str(tmp_path / phantom_id("healthy", 2, 4))}]
+    assert np.asarray(nib.load(next((tmp_path / made[0]["id"]).glob("*seg*"))).dataobj).sum() == 0
