@@ -7,16 +7,17 @@ __all__ = ['VERSION', 'KINDS', 'MODALITIES', 'GRID', 'AFFINE', 'BOX', 'ORIGIN', 
            'UPTAKE', 'LESIONS', 'stream', 'template_grid', 'load_atlas', 'spline_matrix', 'smooth_noise', 'Deformation',
            'sample_deformation', 'jacobian', 'look_up', 'tissue_fractions', 'Anatomy', 'sample_relaxation', 'mr_signal',
            'null_time', 'sample_acquisition', 'sample_scanner', 'tissue_signal', 'Lesion', 'sigmoid', 'pick_centre',
-           'mass_effect', 'glioma_core', 'glioma', 'ms_plaques', 'infarct', 'draw_lesion', 'Fault', 'draw_fault',
-           'sample_texture', 'sample_vessels', 'add_vessels', 'Receiver', 'Phantom', 'acquire', 'to_grid', 'phantom_id',
-           'check_request', 'make_phantom', 'save_nifti', 'write_case', 'write_phantom']
+           'near_ventricles', 'mass_effect', 'glioma_core', 'glioma', 'ms_plaques', 'infarct', 'draw_lesion', 'Fault',
+           'draw_fault', 'sample_texture', 'sample_vessels', 'add_vessels', 'Receiver', 'Phantom', 'acquire', 'to_grid',
+           'phantom_id', 'check_request', 'make_slab', 'join_slabs', 'make_phantom', 'save_nifti', 'write_case',
+           'write_phantom']
 
 # %% ../nbs/01_phantom.ipynb #f020b167
 import os
 import shutil
 import tempfile
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 
@@ -27,7 +28,7 @@ VERSION = 1        # of the frozen default phantom, part of every id: a change t
 KINDS = ("healthy", "glioma", "ms", "infarct", "artefact")
 MODALITIES = ("flair", "t1", "t1ce", "t2")
 GRID = (240, 240, 155)                       # voxels of 1 mm, axes to patient left, posterior, superior
-AFFINE = np.array([[-1., 0, 0, 0], [0, -1, 0, 239], [0, 0, 1, 0], [0, 0, 0, 1]])   # voxel -> mm, as in BraTS
+AFFINE = np.array([[-1., 0, 0, 0], [0, -1, 0, 239], [0, 0, 1, 0], [0, 0, 0, 1]])   # voxel -> mm to right, front, top, as in BraTS
 BOX = (range(28, 212), range(18, 238))       # no brain reaches beyond it: 30 % of the work saved
 
 # %% ../nbs/01_phantom.ipynb #a8d7fa3e
@@ -141,10 +142,10 @@ def look_up(
 
 def tissue_fractions(
     coords:list,         # MNI x, y, z in mm, three arrays of one shape
-    gyri:np.ndarray,     # (3, ...) the subject's own log-odds of fluid, grey and white matter
+    gyri:np.ndarray,     # (3, ...) the subject's own pattern of fluid, grey and white matter, added to the logits
     sharp:float=2.2,     # how much crisper one brain is than the average of 152
 )->dict:                 # csf, cortex, deep, wm -> float32 fractions in [0, 1] that sum to 1
-    "One subject's tissues: the average brain's log-odds, sharpened, plus a folding pattern."
+    "One subject's tissues: the average brain's logits, sharpened, plus a folding pattern."
     gm, wm, deep = look_up(coords, "gm", "wm", "deep")
     p = np.stack([np.clip(1 - gm - wm, 0, 1), gm, wm])
     logit = np.float32(sharp) * np.log(p + np.float32(.03)) + gyri
@@ -278,6 +279,12 @@ def pick_centre(
     at = np.flatnonzero(want)
     return np.float32(np.unravel_index(at[rng.integers(len(at))], want.shape) - ORIGIN)
 
+@cache
+def near_ventricles()->np.ndarray:  # float32 map on the template, in [0, 1]
+    "How near the ventricles: their map, blurred by 5 mm."
+    from scipy.ndimage import gaussian_filter
+    return gaussian_filter(load_atlas()["ventricle"], 5)
+
 # %% ../nbs/01_phantom.ipynb #59849dfe
 def mass_effect(
     coords:list,         # MNI x, y, z in mm
@@ -331,9 +338,8 @@ def ms_plaques(
     rng:np.random.Generator,  # the subject's stream for the lesion
 )->Lesion:                    # label 1
     "Small ovoid plaques in white matter, 70 % of them beside the ventricles."
-    from scipy.ndimage import gaussian_filter
     (x, y, z), atlas = template_grid(), load_atlas()
-    near, white = gaussian_filter(atlas["ventricle"], 5), (atlas["wm"] > .7) & (z > -8) & (z < 40)
+    near, white = near_ventricles(), (atlas["wm"] > .7) & (z > -8) & (z < 40)
     sites, free = (white & (near > .02) & (near < .3), white & (abs(x) > 22)), 1 - anatomy.healthy["csf"]
     extent = np.zeros_like(free)
     for _ in range(rng.integers(12, 32)):
@@ -513,17 +519,15 @@ def check_request(
     if len(slices) == 0 or slices.step != 1 or not 0 <= slices[0] <= slices[-1] < GRID[2]:
         raise ValueError(f"slices must be a range with step 1 inside 0 to {GRID[2] - 1}, but they are {slices}")
 
-# %% ../nbs/01_phantom.ipynb #98ba153f
-def make_phantom(
-    kind:str,           # one of `KINDS`
-    seed:int=0,         # of the data set, >= 0
-    index:int=0,        # of the subject, >= 0; of the artefacts, even ones are drop-outs and odd ones spikes
-    slices:range=None,  # axial slices wanted, of 0 to 154; None for all
-    twin:bool=True,     # also make the healthy twin (nothing for a healthy subject)
+# %% ../nbs/01_phantom.ipynb #f2dc8068
+def make_slab(
+    kind:str,       # one of `KINDS`
+    seed:int,       # of the data set, >= 0
+    index:int,      # of the subject, >= 0
+    slices:range,   # axial slices wanted, of 0 to 154
+    twin:bool=True, # also make the healthy twin (nothing for a healthy subject)
 )->Phantom:
-    "One phantom subject; the same arguments give the same voxels, and a slice does not depend on which others are asked for."
-    slices = range(GRID[2]) if slices is None else slices
-    check_request(kind, seed, index, slices)
+    "Neighbouring slices of one subject: anatomy, lesion, scanner, images."
     rng = partial(stream, kind, seed, index)
     anatomy = Anatomy(rng, (*BOX, slices))
     lesion, ill = draw_lesion(kind, anatomy, rng), kind != "healthy"
@@ -537,6 +541,29 @@ def make_phantom(
     affine[2, 3] += slices[0]
     return Phantom(phantom_id(kind, seed, index), kind, images[0], images[1] if ill and twin else None, to_grid(labels),
                    to_grid(anatomy.brain), to_grid((tissue * anatomy.brain).astype(np.uint8)), affine, slices, scanner)
+
+# %% ../nbs/01_phantom.ipynb #e4f9f660
+def join_slabs(
+    slabs:list,   # phantoms of one subject, from bottom to top
+)->Phantom:       # all their slices
+    "Stack slabs of one subject."
+    stack = lambda arrays: np.concatenate(list(arrays), -1)
+    images = lambda each: {m: stack(e[m] for e in each) for m in MODALITIES}
+    return replace(slabs[0], volumes=images([s.volumes for s in slabs]), twin=images([s.twin for s in slabs]) if slabs[0].twin else None,
+                   **{k: stack(getattr(s, k) for s in slabs) for k in ("labels", "brain", "tissue")},
+                   slices=range(slabs[0].slices.start, slabs[-1].slices.stop))
+
+def make_phantom(
+    kind:str,           # one of `KINDS`
+    seed:int=0,         # of the data set, >= 0
+    index:int=0,        # of the subject, >= 0; of the artefacts, even ones are drop-outs and odd ones spikes
+    slices:range=None,  # axial slices wanted, of 0 to 154; None for all
+    twin:bool=True,     # also make the healthy twin (nothing for a healthy subject)
+)->Phantom:
+    "One phantom subject; the same arguments give the same voxels, and a slice does not depend on which others are asked for."
+    slices = range(GRID[2]) if slices is None else slices
+    check_request(kind, seed, index, slices)
+    return join_slabs([make_slab(kind, seed, index, slices[i:i + 32], twin) for i in range(0, len(slices), 32)])
 
 # %% ../nbs/01_phantom.ipynb #da55c731
 def save_nifti(

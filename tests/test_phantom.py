@@ -110,6 +110,14 @@ def test_a_slice_does_not_depend_on_its_neighbours(subjects):
         np.testing.assert_array_equal(one.labels[..., 0], many.labels[..., 2])
 
 
+def test_slabs_join_to_the_same_voxels():
+    whole = make_phantom("glioma", seed=3, index=1, slices=range(50, 90))      # two slabs, the border at 82
+    across = make_phantom("glioma", seed=3, index=1, slices=range(80, 84))
+    assert whole.slices == range(50, 90) and whole.affine[2, 3] == 50
+    for m in MODALITIES: np.testing.assert_array_equal(whole.twin[m][..., 30:34], across.twin[m])
+    for k in ("labels", "brain", "tissue"): np.testing.assert_array_equal(getattr(whole, k)[..., 30:34], getattr(across, k))
+
+
 def test_the_twin_costs_nothing_else(subjects):
     without = make_phantom("glioma", seed=3, index=1, slices=SLICES, twin=False)
     assert without.twin is None
@@ -160,7 +168,7 @@ def test_the_default_phantom_is_frozen():
     frozen = json.loads(FROZEN.read_text())
     assert frozen["version"] == VERSION
     for id, now in fingerprint().items():
-        for k, v in frozen["subjects"][id].items(): assert now[k] == pytest.approx(v, rel=1e-3, abs=3), (id, k)
+        for k, v in frozen["subjects"][id].items(): assert now[k] == pytest.approx(v, rel=1e-3, abs=3 if k in ("brain", "labels") else .01), (id, k)
 
 
 if __name__ == "__main__": FROZEN.write_text(json.dumps(dict(version=VERSION, subjects=fingerprint()), indent=1) + "\n")
