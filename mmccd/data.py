@@ -89,9 +89,11 @@ def expand_cases(
     path:Path,  # a case, a NIfTI file, or a folder with cases somewhere below it
 )->list:        # paths of cases, sorted by name
     "Cases under `path`; below a case there are no others."
-    if not path.is_dir() or any(split_name(p)[1] in MODALITIES for p in nifti_files(path)): return [path]
+    try: files = nifti_files(path) if path.is_dir() else []
+    except ValueError: return [path]                             # it cannot be opened: reading the case will say so
+    if not path.is_dir() or any(split_name(p)[1] in MODALITIES for p in files): return [path]
     below = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
-    return [case for p in below for case in expand_cases(p)] or ([path] if any(not RESULT.search(p.name) for p in nifti_files(path)) else [])
+    return [case for p in below for case in expand_cases(p)] or ([path] if any(not RESULT.search(p.name) for p in files) else [])
 
 def find_cases(
     paths,   # one path or several: folders of cases, case folders, NIfTI files

@@ -69,7 +69,11 @@ class Detector(nn.Module):
         if self.calibration is None: raise ValueError(f"this {type(self).__name__} has no threshold yet: calibrate it on healthy slices")
         return self.calibration["threshold"]
 
-    def score(self, x, brain, generator=None):
+    def score(self,
+        x:Tensor,       # normalised slices (b 1 h w) float32
+        brain:Tensor,   # bool (b 1 h w)
+        generator=None, # source of randomness, for methods that draw
+    )->Tensor:          # (b 1 h w) >= 0; what it says outside the brain is cleared
         raise NotImplementedError("a detector says how surprising each pixel is")
 
     def loss(self,
@@ -86,18 +90,20 @@ class Detector(nn.Module):
     )->Tensor:                  # (b 1 h w) float32 >= 0, zero outside the brain
         "How surprising is each pixel?"
         brain, mode = check_slices(x, brain), self.training
-        try: return torch.where(brain, self.eval().score(x.float(), brain, generator), 0.)
+        try: a = torch.where(brain, self.eval().score(x.float(), brain, generator), 0.)
         finally: self.train(mode)
+        if not a.isfinite().all(): raise ValueError(f"{type(self).__name__} gave NaN or infinite scores: its weights may have diverged")
+        return a
 
     def segment(self,
         anomaly:Tensor,  # map from `anomaly_map`, any shape
     )->Tensor:           # bool, same shape: True where the map is above the calibrated threshold
         return anomaly > self.threshold
 
-    def save_pretrained(self, folder)->Path: return save_detector(self, folder)
+    def save_pretrained(self, folder)->Path: return save_detector(self, folder)  # folder: made where missing
 
     @classmethod
-    def from_pretrained(cls, name)->"Detector": return load_detector(name, cls)
+    def from_pretrained(cls, name)->"Detector": return load_detector(name, cls)  # name: a folder, a packaged name, or a hub id
 
 # %% ../nbs/03_detector.ipynb #86c525ae
 SIGNS = {"flair": 1, "t1": -1, "t1ce": 1, "t2": 1}  # on which side of the median lesions lie

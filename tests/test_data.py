@@ -468,6 +468,19 @@ def test_phantom_through_files(tmp_path):
     assert (2 * (case.brain & phantom.brain).sum() / (case.brain.sum() + phantom.brain.sum())) > .995
 
 
+def test_a_folder_that_cannot_be_opened_does_not_stop_the_others(tmp_path, monkeypatch):
+    from mmccd.data import find_cases
+    from toy_cases import write_case
+    for id in ("a", "b", "c"): write_case(tmp_path, id)
+    real = type(tmp_path).iterdir
+    def guarded(self):
+        if self.name == "b": raise PermissionError(13, "Permission denied")
+        return real(self)
+    monkeypatch.setattr(type(tmp_path), "iterdir", guarded)
+    assert [i for i, _ in find_cases(tmp_path)] == ["a", "b", "c"]
+    with pytest.raises(ValueError, match="permissions"): Case.load(tmp_path / "b")
+
+
 def test_results_beside_the_cases_are_no_cases(tmp_path):
     "`mmccd evaluate work/out work` must not take the results for a second case of the same name."
     from mmccd.data import find_cases

@@ -250,3 +250,12 @@ def test_packaged_thresholds(modality):
     assert type(d) is Threshold and d.config.input == modality and d.calibration["fpr"] == 0.01
     assert {"seed", "phantom", "date", "subjects", "version"} <= set(d.calibration) and "phantom" in d.calibration["data"]
     assert 0 < d.threshold < 10 and np.isfinite(d.threshold)
+
+
+def test_a_diverged_network_is_refused():
+    "NaN is above no threshold: without a word, a broken detector would find nothing."
+    class Diverged(Threshold):
+        def score(self, x, brain, generator=None): return x / 0 * 0
+    x = torch.rand(1, 1, 8, 8)
+    with pytest.raises(ValueError, match="diverged"): Diverged().anomaly_map(x, torch.ones_like(x) > 0)
+    Detector.registry.pop("Diverged")
