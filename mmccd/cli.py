@@ -89,8 +89,8 @@ def check_json(
     to:str, # file; "-" is standard output, "" nothing
 ):
     "Refuse a file that cannot be written, before the work and not after it."
-    if to not in ("", "-") and (not Path(to).parent.is_dir() or Path(to).is_dir()):
-        raise ValueError(f"Cannot write {to}: name a file in a folder that exists.")
+    if to not in ("", "-") and (Path(to).suffix != ".json" or not Path(to).parent.is_dir() or Path(to).is_dir()):
+        raise ValueError(f"Cannot write {to}: after --json, name a file that ends in .json, in a folder that exists, or put --json last.")
 
 def put_json(
     result:dict, # what to write
@@ -143,10 +143,10 @@ def phantom(
     ms: Count = 0,       # subjects of this kind
     infarct: Count = 0,  # subjects of this kind
     artefact: Count = 0, # subjects of this kind
-    seed: Seed = 0,        # of all randomness
+    seed: Seed = 0,      # of all randomness
     slices: Annotated[str, typer.Option(metavar="FIRST:LAST", help="Only these axial slices of the 155, such as 70:89.")] = "",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace subjects that are already there.")] = False,
-    json: Json = "",       # file, or - for standard output
+    json: Json = "",     # file, or - for standard output
 ):
     "Make phantom subjects with known truth, in BraTS layout."
     check_json(json)
@@ -155,7 +155,7 @@ def phantom(
     if not wanted: raise ValueError("nothing to make: ask for at least one subject, such as --glioma 1")
     made = make_subjects(out, wanted, seed, slice_range(slices), overwrite)
     put_json({"seed": seed, "subjects": made}, json)
-    if json != "-": print(f"{len(made)} subjects in {out}")
+    if json != "-": print(f"{len(made)} subject{'s' * (len(made) > 1)} in {out}")
 
 # %% ../nbs/16_cli.ipynb #7bb94544
 def pick_detector(
@@ -201,7 +201,8 @@ def detect(
     check_json(json)
     place = pick_device(device)
     detector, name = pick_detector(weights, input)
-    from mmccd.detect import detect_many, find_cases
+    from mmccd.data import find_cases
+    from mmccd.detect import detect_many
     result = detect_many(cases, detector.to(place), out, weights=name, seed=seed, skip_existing=skip_existing, progress=True)
     put_json(result, json)
     asked = {id for id, _ in find_cases(cases)}  # the folder may hold others from an earlier run
@@ -221,7 +222,7 @@ def evaluate(
     from mmccd.detect import evaluate as score, score_text
     result = score(results, truth, protocol)
     put_json(result, json)
-    if json != "-": print(score_text(result))
+    if json != "-" and (text := score_text(result)): print(text)
     for e in result["errors"]: say(e["error"])
     return 2 if result["errors"] else 0
 

@@ -67,15 +67,15 @@ def report_figure(
     "Input, map and segmentation on the slices with most to see."
     from mmccd.viz import add_legend, compare, crop_to, show_rows
     case, h = found.case, found.threshold
-    amounts = [(found.anomaly * found.segmentation).sum((0, 1)), found.anomaly.sum((0, 1)), case.brain.sum((0, 1))]
-    index = telling_slices(next(v for v in amounts if v.any()), n)
+    marked = found.segmentation if case.lesion is None else found.segmentation | case.lesion
+    index = telling_slices(next(v.sum((0, 1)) for v in (found.anomaly * marked, marked, found.anomaly, case.brain) if v.any()), n)
     box = (..., *crop_to(to_slices(case.brain, index)))
     x, a, s = (to_slices(v, index)[box] for v in (case.normalised(found.input), found.anomaly, found.segmentation))
     truth = None if case.lesion is None else to_slices(case.lesion, index)[box]
     colours = [compare(x[i, 0], s[i, 0], None if truth is None else truth[i, 0]) for i in range(len(x))]
-    top = max(2 * h, 1e-6) if h > 0 else max(float(found.anomaly.max()), 1e-6)
+    top = 2 * h if h > 0 else 1.  # never the case's own maximum
     fig = show_rows([x, a, colours], [f"slice {k}" for k in index], [found.input, "anomaly map", "segmentation"], vmin=[-1, 0, 0],
-                    vmax=[1, top, 1], cmap=["gray", "inferno", "gray"], label=["normalised", "map", None], truths=[None, truth, None],
+                    vmax=[1, top, 1], cmap=["gray", "inferno", "gray"], label=["normalised", "score", None], truths=[None, truth, None],
                     sides=True, width=11, title=f"{found.case.id}: {found.detector} on {found.input}, "
                     f"threshold {h:.3g}, {found.volume_ml:.1f} ml found\nfor research and teaching, not a medical device")
     spacing = np.linalg.norm(case.affine[:3, :2], axis=0)
@@ -99,7 +99,7 @@ class Detection:
     def report(self): return report_figure(self)
 
     def save(self,
-        out,    # folder; a folder named after the case is made in it
+        out,    # folder that exists; a folder named after the case is made in it
     )->dict:    # the files written, relative to `out`
         "Write map, segmentation and report; all of them, or none."
         from mmccd.viz import save_png
@@ -250,8 +250,8 @@ def protocol_slices(
 )->range:              # axial indices to choose from
     "Slices 70 to 89 of the BraTS grid, wherever they lie in this volume; on another grid all slices."
     z = affine[2, 3] + np.arange(shape[2])
-    braided = tuple(shape[:2]) == (240, 240) and np.allclose(affine[:3, :3], np.diag([-1, -1, 1]), atol=1e-3)
-    inside = np.flatnonzero((z > SLICE_RANGE[0] - 0.5) & (z < SLICE_RANGE[-1] + 0.5)) if braided else []
+    is_brats = tuple(shape[:2]) == (240, 240) and np.allclose(affine[:3, :3], np.diag([-1, -1, 1]), atol=1e-3)
+    inside = np.flatnonzero((z > SLICE_RANGE[0] - 0.5) & (z < SLICE_RANGE[-1] + 0.5)) if is_brats else []
     return range(inside[0], inside[-1] + 1) if len(inside) else range(shape[2])
 
 # %% ../nbs/05_detect.ipynb #ad0e42c0
@@ -265,7 +265,7 @@ def read_result(
     file = Path(out) / id / f"{id}_anomaly.nii.gz"
     if path is None: raise ValueError(f"Cannot score {id}: there is no case of this name among the truth; check the folder.")
     case = Case.load(path, modality and [modality])
-    if case.lesion is None: raise ValueError(f"Cannot score {id}: {path} has no segmentation; add the file {id}_seg.nii.gz.")
+    if case.lesion is None: raise ValueError(f"Cannot score {id}: {path} has no segmentation; add the file {id}_seg.nii.gz (all 0 if healthy).")
     anomaly, grid = read_volume(file)
     check_same_grid(grid, file, case.grid, path)
     return anomaly, case
@@ -283,7 +283,8 @@ def score_case(
         if protocol == "volume": score, truth = scoring.volume_protocol(anomaly, case.lesion, case.brain)
         else: score, truth = scoring.slice_protocol(anomaly, case.lesion, case.brain, protocol_slices(anomaly.shape, case.affine))
         if truth.any(): return "lesion", (id, score, truth)
-        raise ValueError(f"Cannot score {id}: it has no lesion in the slices of the {protocol} protocol; use the volume protocol.")
+        todo = "check its brain mask" if protocol == "volume" else "use the volume protocol"
+        raise ValueError(f"Cannot score {id}: it has no lesion in the slices and the brain that the {protocol} protocol looks at; {todo}.")
     if threshold is None: return "healthy", {"id": id, "fpr": None, "volume_ml": None}
     wrong = (anomaly > threshold) & case.brain
     return "healthy", {"id": id, "fpr": float(wrong.sum() / case.brain.sum()), "volume_ml": round(volume_ml(wrong, case.affine), 3)}
@@ -296,7 +297,7 @@ def result_ids(
     "The cases that have a map."
     if not Path(out).is_dir(): raise ValueError(f"Cannot read {out}: there is no such folder; check the path.")
     maps = sorted(p.parent.name for p in Path(out).glob("*/*_anomaly.nii.gz") if p.name == f"{p.parent.name}_anomaly.nii.gz")
-    ids = [c["id"] for c in run["cases"] if c["status"] != "failed"] if run else maps
+    ids = [c["id"] for c in run["cases"] if c["status"] != "failed"] if "cases" in run else maps
     if not ids: raise ValueError(f"Cannot score {out}: it holds no anomaly maps; run detect first.")
     return ids
 
@@ -306,7 +307,7 @@ def evaluate(
     truth,            # case folders, or a folder of them, with segmentations
     protocol="slice", # "slice" or "volume"
     stop:bool=False,  # raise the first error instead of noting it
-)->dict:              # JSON-able: `detector`, `scores`, `floor`, `healthy`, `errors`
+)->dict:              # JSON-able: `detector`, `scores`, `floor`, `healthy`, `errors`, `without_map` (cases of the truth nobody looked at)
     "Score a folder of results."
     if protocol not in ("slice", "volume"): raise ValueError(f"unknown protocol {protocol!r}: choose slice or volume")
     run = read_json(Path(out) / "detect.json")
@@ -318,9 +319,10 @@ def evaluate(
             errors.append({"id": id, "error": sentence(error)})
         else: found[kind].append(scored)
     score = lambda subjects, h: scoring.score_subjects(subjects, h, protocol) if subjects else None
+    known = {s[0] for s in found["lesion"]} | {r["id"] for r in found["healthy"] + errors}
     return {"mmccd": run.get("mmccd"), "detector": run.get("detector"), "input": run.get("input"), "protocol": protocol,
             "scores": score(found["lesion"], threshold), "floor": score(scoring.everything_positive(found["lesion"]), 0.),
-            "healthy": found["healthy"], "errors": errors}
+            "healthy": found["healthy"], "errors": errors, "without_map": sorted(set(truths) - known)}
 
 # %% ../nbs/05_detect.ipynb #ec483a36
 def align(
@@ -345,4 +347,6 @@ def score_text(
     for h in result["healthy"]:
         area = "no calibrated threshold" if h["fpr"] is None else f"{h['fpr']:.2%} of the brain ({h['volume_ml']:.1f} ml) called abnormal"
         parts.append(f"{h['id']} has no lesion: {area}")
+    if missing := result["without_map"]:
+        parts.append(f"Not in these numbers, since there is no map: {', '.join(missing[:5])}{f' and {len(missing) - 5} more' if missing[5:] else ''}.")
     return "\n".join(parts)

@@ -8,7 +8,6 @@ __all__ = ['COLUMNS', 'as_mask', 'counts', 'ratio', 'dice', 'jaccard', 'precisio
            'bootstrap_interval', 'summarise', 'score_one', 'score_subjects', 'everything_positive', 'format_table']
 
 # %% ../nbs/04_scoring.ipynb #f020b167
-import json
 import numpy as np
 
 # %% ../nbs/04_scoring.ipynb #6f5f2878
@@ -275,10 +274,11 @@ def format_table(
     sets = {(r["protocol"], tuple(s["id"] for s in r["subjects"])) for r in results.values()}
     if len(sets) > 1: raise ValueError("these results differ in their protocol or their subjects, so they cannot share a table")
     protocol, ids = sets.pop()
-    def cell(v):
+    def cell(v, digits):
         if v["mean"] is None: return "-"
-        return f"{v['mean']:.2f}" + ("" if v["low"] is None else f" [{v['low']:.2f}, {v['high']:.2f}]") + (f" (n={v['n']})" if v["n"] < len(ids) else "")
+        mean, low, high = ("" if v[k] is None else f"{v[k]:.{digits}f}" for k in ("mean", "low", "high"))
+        return mean + f" [{low}, {high}]" * bool(low) + f" (n={v['n']})" * (v["n"] < len(ids))
     lines = [["detector", *COLUMNS.values()], ["---"] * (len(COLUMNS) + 1)]
-    lines += [[name, *(cell(r["summary"][c]) for c in COLUMNS)] for name, r in results.items()]
-    head = f"{protocol.capitalize()} protocol, {len(ids)} subjects, mean [95 % bootstrap interval]; Dice (oracle): threshold fitted to these labels."
+    lines += [[name, *(cell(r["summary"][c], 3 if c == "fpr" else 2) for c in COLUMNS)] for name, r in results.items()]
+    head = f"{protocol.capitalize()} protocol, {len(ids)} subject{'s' * (len(ids) > 1)}, mean [95 % bootstrap interval]; Dice (oracle): threshold fitted to these labels."
     return head + "\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -8,7 +8,7 @@ __all__ = ['OKABE_ITO', 'STYLE', 'FOUND', 'WRONG', 'MISSED', 'TRUTH', 'use_style
            'save_png']
 
 # %% ../nbs/00_viz.ipynb #f020b167
-import os, tempfile
+import os
 from io import BytesIO
 from pathlib import Path
 import numpy as np
@@ -251,10 +251,9 @@ def save_png(
 )->Path:     # the path written
     "Save a figure completely or not at all."
     path = Path(path)
-    handle, beside = tempfile.mkstemp(suffix=".png", prefix=f".{path.name}.", dir=path.parent)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with os.fdopen(handle, "wb") as f: figure.savefig(f, format="png", dpi=dpi, metadata={"Software": None})
-        os.chmod(beside, 0o644)             # a temporary file is private, a result is not
+        with open(beside, "wb") as f: figure.savefig(f, format="png", dpi=dpi, metadata={"Software": None})
         os.replace(beside, path)
-    finally: Path(beside).unlink(missing_ok=True)
+    finally: beside.unlink(missing_ok=True)
     return path

@@ -227,6 +227,22 @@ def test_json_into_nowhere(run, tmp_path):
     with pytest.raises(ValueError): put_json({"x": float("nan")}, "-")
 
 
+def test_json_never_lands_on_a_scan(run, tmp_path):
+    "`--json` takes the next word for its file, and that may be a case."
+    case, other = write_case(tmp_path / "cases", "a"), write_case(tmp_path / "cases", "b")
+    before = tree(tmp_path)
+    refused(run("detect", "--json", case / "a_flair.nii.gz", other, "--out", tmp_path / "out"), "a_flair.nii.gz", ".json")
+    assert tree(tmp_path) == before
+
+
+def test_evaluate_scores_the_others_and_says_2(run, tmp_path):
+    for i in range(3): write_case(tmp_path / "cases", f"c{i}", seed=i)
+    assert run("detect", tmp_path / "cases", "--out", tmp_path / "out")[0] == 0
+    (tmp_path / "cases/c1/c1_seg.nii.gz").unlink()
+    code, out, err = run("evaluate", tmp_path / "out", tmp_path / "cases")
+    assert code == 2 and "2 subjects" in out and err.count("\n") == 1 and "c1_seg.nii.gz" in err
+
+
 def test_no_progress_bar_unless_on_a_terminal(tmp_path):
     case = write_case(tmp_path, "a")
     done = subprocess.run([sys.executable, "-c", "import sys; from mmccd.cli import main; sys.exit(main())", "detect", case, "--out", tmp_path / "out"],

@@ -101,6 +101,18 @@ def test_report_of_odd_results(case, change):
     assert found.report().axes
 
 
+def test_report_shows_what_was_missed(case):
+    "Nothing is found, so the slices are those of the lesion; the scale is never the case's own."
+    lesion = case.lesion.any((0, 1)).nonzero()[0]
+    case.lesion[:, :, lesion[1:]] = False  # one slice is left
+    found = detect_case(case, ready(threshold=50.0))
+    fig = found.report()
+    assert [ax.get_title() for ax in fig.axes if ax.get_title()] == [f"slice {lesion[0]}"]
+    for h, top in ((50.0, 100), (0.0, 1)):
+        found.threshold = h
+        assert {im.norm.vmax for ax in found.report().axes for im in ax.images if im.get_cmap().name == "inferno"} == {top}
+
+
 def test_report_of_the_floor(case): assert detect_case(case, EverythingPositive()).report().axes
 
 
@@ -225,6 +237,8 @@ def test_bug_in_one_case_does_not_stop_the_others(cases, tmp_path, monkeypatch):
     result = detect_many(cases, ready(), tmp_path / "out")
     assert [c["status"] for c in result["cases"]] == ["done", "failed", "done"]
     assert result["cases"][1]["error"] == "Unexpected IndexError: list index out of range"
+    scores = evaluate(tmp_path / "out", cases)       # the survivors' mean says that it is one
+    assert scores["without_map"] == ["c1"] and "Not in these numbers, since there is no map: c1." in score_text(scores)
     with pytest.raises(IndexError): detect_many(cases, ready(), tmp_path / "out", stop=True)
 
 
