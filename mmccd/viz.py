@@ -15,6 +15,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.colors import Normalize, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.patheffects import Normal, withStroke
 
@@ -216,14 +217,14 @@ def compare(
 
 # %% ../nbs/00_viz.ipynb #adc36345
 def add_legend(
-    sheet,      # the figure; a line of three colours goes below it
+    sheet,      # the figure; a line of colours goes below it
     truth=True, # False where there is no truth: then only "found"
 ):
-    "Say what the colours of `compare` mean."
+    "Say what the colours of `compare` and the outline of `contour` mean."
     names = ("found", FOUND), ("false alarm", WRONG), ("missed", MISSED)
-    handles = [Patch(facecolor=c, label=n) for n, c in names[:3 if truth else 1]]
+    handles = [Patch(facecolor=c, label=n) for n, c in names[:3 if truth else 1]] + [Line2D([], [], color=TRUTH, label="truth")] * truth
     sheet.set_figheight(sheet.get_figheight() + .35)
-    sheet.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=12, frameon=False)
+    sheet.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=12, frameon=False)
     return sheet
 
 # %% ../nbs/00_viz.ipynb #187c2b10
