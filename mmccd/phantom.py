@@ -10,7 +10,7 @@ __all__ = ['VERSION', 'KINDS', 'MODALITIES', 'GRID', 'AFFINE', 'BOX', 'ORIGIN', 
            'near_ventricles', 'mass_effect', 'glioma_core', 'glioma', 'ms_plaques', 'infarct', 'draw_lesion', 'Fault',
            'draw_fault', 'sample_texture', 'sample_vessels', 'add_vessels', 'Receiver', 'Phantom', 'acquire', 'to_grid',
            'phantom_id', 'check_request', 'make_slab', 'join_slabs', 'make_phantom', 'save_nifti', 'write_case',
-           'write_phantom']
+           'swap_in', 'write_phantom']
 
 # %% ../nbs/01_phantom.ipynb #f020b167
 import os
@@ -591,11 +591,27 @@ def write_case(
     for m, v in volumes.items(): save_nifti(v, folder / f"{name}_{m}.nii.gz", affine)
     save_nifti(labels, folder / f"{name}_seg.nii.gz", affine, np.uint8)
 
-# %% ../nbs/01_phantom.ipynb #f6248f57
+# %% ../nbs/01_phantom.ipynb #499951bf
+def swap_in(
+    new:Path,   # folder that is complete
+    final:Path, # where it belongs; may be taken
+    old:Path,   # where to put what is there
+):
+    "Put a folder in its place; files of the user's in the old one that the new one lacks are kept."
+    if not final.exists(): return new.rename(final)
+    for f in [f for f in final.rglob("*") if f.is_file() and not (new / f.relative_to(final)).exists()]:
+        (new / f.relative_to(final)).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(f, new / f.relative_to(final))
+    final.rename(old)
+    try: new.rename(final)
+    except OSError:
+        old.rename(final)
+        raise
+
 def write_phantom(
     phantom:Phantom,       # what to write
     out,                   # folder that gets a folder <id>
-    overwrite:bool=False,  # replace a case that is there
+    overwrite:bool=False,  # replace the files of a case that is there; other files in its folder stay
 )->Path:                   # the case's folder: <id>_{flair,t1,t1ce,t2,seg}.nii.gz and healthy_twin/ with the same names
     "Write a phantom in BraTS layout; it appears under its name only when it is complete."
     final = Path(out) / phantom.id
@@ -605,7 +621,6 @@ def write_phantom(
     try:
         write_case(part / "case", phantom.id, phantom.volumes, phantom.labels, phantom.affine)
         if phantom.twin: write_case(part / "case" / "healthy_twin", phantom.id, phantom.twin, 0 * phantom.labels, phantom.affine)
-        if final.exists(): final.rename(part / "old")
-        os.replace(part / "case", final)
+        swap_in(part / "case", final, part / "old")
     finally: shutil.rmtree(part, ignore_errors=True)
     return final

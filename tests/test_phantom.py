@@ -148,9 +148,12 @@ def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch, subjects):
 
 def test_overwrite_only_when_told(tmp_path, subjects):
     case = write_phantom(subjects["healthy"], tmp_path)
+    (case / "drawn" ).mkdir()
+    (case / "drawn" / "mine.txt").write_text("an evening's work")
     with pytest.raises(ValueError, match="exists already"): write_phantom(subjects["healthy"], tmp_path)
     assert write_phantom(subjects["healthy"], tmp_path, overwrite=True) == case
     assert [f.name for f in tmp_path.iterdir()] == [case.name]
+    assert (case / "drawn" / "mine.txt").read_text() == "an evening's work" and len(list(case.glob("*.nii.gz"))) == 5
 
 
 def fingerprint():
