@@ -15,6 +15,7 @@ help:       ## this list
 
 demo: $(VENV)/.demo ## a made-up patient in, an anomaly map, a picture and scores out, in demo/
 	$(VENV)/bin/mmccd demo --out demo
+	@echo "The command mmccd lies in $(VENV)/bin; to type it without the path, first:  . $(VENV)/bin/activate"
 
 test: test-sync test-notebooks test-wheel test-pytest ## everything below, in this order
 

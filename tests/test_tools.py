@@ -142,3 +142,12 @@ def test_run_in_place(project):
 def test_weights_are_told_from_other_files():
     names = ['mmccd/weights/a/config.json', 'mmccd/weights/a/model.safetensors', 'mmccd/weights/a/notes.txt', 'mmccd/cli.py', 'x.json']
     assert check_wheel.weights(names) == set(names[:2])
+
+
+def test_the_readme_does_what_it_says():
+    "Its Python lines run from the folder a reader stands in, and print what it shows."
+    import re
+    text = (ROOT/'README.md').read_text()
+    code, shown = re.search(r'```python\n(.*?)```\s+```text\n(.*?)```', text, re.S).groups()
+    done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout == shown, done.stdout + done.stderr

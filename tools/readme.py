@@ -37,7 +37,7 @@ def render(path):
         said = dict(re.findall(r'^#\|\s*([\w-]+):?[ \t]*(.*)$', cell.source, re.M)) if cell.cell_type == 'code' else {}
         if cell.cell_type == 'raw' or 'hide' in said: continue
         if cell.cell_type == 'markdown': blocks.append(relink(cell.source.strip())); continue
-        code = re.sub(r'^#\|.*\n?', '', cell.source, flags=re.M).strip()
+        code = re.sub(r'^#\|.*\n?', '', cell.source, flags=re.M).strip().replace('"../', '"')   # seen from the folder above
         if code and said.get('echo') != 'false': blocks.append(fence(code, 'python'))
         blocks += [output(o, said.get('fig-alt', 'figure').strip('"\' '), pictures) for o in cell.outputs]
     return '\n\n'.join(filter(None, blocks)) + '\n', pictures
