@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['SIGNS', 'WEIGHTS', 'read_off_brain', 'check_slices', 'Detector', 'ThresholdConfig', 'Threshold',
            'EverythingPositiveConfig', 'EverythingPositive', 'healthy_threshold', 'calibrate', 'write_atomic',
-           'describe', 'fingerprint', 'save_detector', 'packaged', 'find_weights', 'find_class', 'load_detector']
+           'describe', 'fingerprint', 'save_detector', 'packaged', 'find_weights', 'find_class', 'damage',
+           'load_detector']
 
 # %% ../nbs/03_detector.ipynb #f020b167
 import hashlib
@@ -242,7 +243,7 @@ def find_weights(
     from huggingface_hub import snapshot_download
     try: return Path(snapshot_download(name, allow_patterns=["config.json", "model.safetensors"]))
     except Exception as e:
-        raise ValueError(f"no folder {name!r} here, and the hub could not give it ({type(e).__name__}): check the name and the network") from e
+        raise ValueError(f"no folder {name!r} here, and the hub could not give it: check the name and the network") from e
 
 # %% ../nbs/03_detector.ipynb #fac8dedd
 def find_class(
@@ -257,6 +258,15 @@ def find_class(
         raise ValueError(f"unknown detector {name!r}: known are {', '.join(sorted(Detector.registry))}")
     return Detector.registry[name]
 
+# %% ../nbs/03_detector.ipynb #c744c41e
+def damage(
+    error:Exception, # met while loading
+)->str:              # words for a message
+    "What is wrong with a stored detector?"
+    if isinstance(error, (KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError)): return "config.json is damaged; copy the weights again"
+    if isinstance(error, OSError): return f"{Path(error.filename or 'a file').name} cannot be read; copy the weights again"
+    return " ".join(str(error).split())
+
 # %% ../nbs/03_detector.ipynb #2bd58445
 def load_detector(
     name:str|Path, # a folder, a packaged name, or a hub id such as owner/name
@@ -269,12 +279,12 @@ def load_detector(
     try:
         stored = json.loads((folder / "config.json").read_text())
         tensors = (folder / "model.safetensors").read_bytes()
-        if hashlib.sha256(tensors).hexdigest() != stored["sha256"]: raise ValueError("the two files do not belong together")
+        if hashlib.sha256(tensors).hexdigest() != stored["sha256"]: raise ValueError("its two files do not belong together; copy the weights again")
         found = find_class(stored["detector"], stored["module"])
         detector = found(found.Config(**stored["config"]))
         detector.load_state_dict(load(tensors))
         detector.calibration = stored["calibration"]
     except (KeyError, TypeError, OSError, ValueError, RuntimeError, SafetensorError) as e:
-        raise ValueError(f"cannot load the detector in {folder}: {' '.join(str(e).split())}") from e
+        raise ValueError(f"cannot load the detector in {folder}: {damage(e)}") from e
     if not isinstance(detector, cls): raise ValueError(f"{folder} holds a {stored['detector']}, not a {cls.__name__}")
     return detector.eval()

@@ -137,6 +137,10 @@ def test_slices_are_radiological():
     "BraTS-GLI-00000-000-seg.nii.gz": ("BraTS-GLI-00000-000", "seg"), "W39_1998.09.19_Segm.nii": ("W39_1998.09.19", "seg"),
     "sub-01_FLAIR.nii.gz": ("sub-01", "flair"), "sub-01_T1w.nii.gz": ("sub-01", "t1"), "p_T2_FLAIR.nii": ("p", "flair"),
     "p_T1_GD.nii": ("p", "t1ce"), "sub-1_ce-gd_T1w.nii": ("sub-1_ce-gd", "t1ce"), "flair.nii.gz": ("", "flair"),
+    "P2_t1_brain.nii.gz": ("P2", "t1"), "P3_T1_MPRAGE.nii": ("P3", "t1"), "x_space-MNI_FLAIR_brain.nii.gz": ("x_space-MNI", "flair"), "flair_brain.nii": ("", "flair"),
+    "p_T2_FLAIR_bet.nii": ("p", "flair"), "p_t1_ce_brain.nii": ("p", "t1ce"), "p_t1-t1_brain.nii": ("p", "t1"), "sub-1_space-T1w_FLAIR.nii": ("sub-1_space-T1w", "flair"),
+    "t1_to_flair.nii": ("t1_to_flair", None), "p_t1_to_flair_1mm.nii": ("p_t1_to_flair_1mm", None), "p_t1_brain_mask.nii": ("p_t1_brain_mask", None),
+    "p_T1_brainmask.nii": ("p_T1_brainmask", None), "p_T1_post.nii": ("p_T1_post", None), "p_t2_star.nii": ("p_t2_star", None), "pt1_brain.nii": ("pt1_brain", None),
     "p_t1ce_anomaly.nii.gz": ("p_t1ce_anomaly", None), "notes_t1": ("notes", "t1"), "at1.nii": ("at1", None), "p_segmentation.nii.gz": ("p_segmentation", None),
 }.items())
 def test_split_name(name, expected): assert split_name(name) == expected
@@ -168,6 +172,57 @@ def test_two_claims_on_one_modality_name_both(tmp_path):
     for name in ("a_t1c.nii", "b_t1ce.nii.gz"): (tmp_path / name).touch()
     text = sentence(Case.load, tmp_path)
     assert "a_t1c.nii" in text and "b_t1ce.nii.gz" in text and "t1ce" in text
+
+
+def test_an_ending_goes_before_a_mention(tmp_path):
+    for name in ("a_flair.nii", "a_flair_brain.nii", "a_t1_brain.nii", "a_t1_mask.nii", "a_t2_bet.nii", "a_t2_n4.nii"): (tmp_path / name).touch()
+    assert "a_t2_bet.nii and a_t2_n4.nii both claim to be t2; keep one of them" in sentence(case_files, tmp_path)
+    (tmp_path / "a_t2_n4.nii").unlink()
+    assert {m: p.name for m, p in case_files(tmp_path).items()} == {"flair": "a_flair.nii", "t1": "a_t1_brain.nii", "t2": "a_t2_bet.nii"}
+
+
+@pytest.mark.parametrize("end", ["_flair.nii.gz", "_t1_brain.nii.gz"])
+def test_several_patients_in_one_folder(tmp_path, end):
+    for name in ("a", "b"): (tmp_path / f"{name}{end}").touch(); (tmp_path / f"{name}_seg.nii.gz").touch()
+    text = sentence(Case.load, tmp_path)
+    assert f"({tmp_path}/*{end})" in text and "several patients" in text and "keep one" not in text
+    (tmp_path / f"b{end}").unlink()
+    assert "keep one of them" in sentence(Case.load, tmp_path)
+
+
+def test_bids(tmp_path):
+    for id in ("sub-01", "sub-02", "sub-03_ses-1"):
+        anat = tmp_path.joinpath(*id.split("_"), "anat")
+        put(anat / f"{id}_FLAIR.nii.gz", head()); put(anat / f"{id}_acq-fast_ce-gd_T1w.nii.gz", head()); (anat / f"{id}_FLAIR.json").touch()
+        touch(anat.parent / f"func/{id}_bold.nii.gz", anat.parent / f"dwi/{id}_dwi.nii.gz")
+    assert find_cases(tmp_path) == [("sub-01", tmp_path / "sub-01/anat"), ("sub-02", tmp_path / "sub-02/anat"), ("sub-03_ses-1", tmp_path / "sub-03/ses-1/anat")]
+    case = Case.load(tmp_path / "sub-01/anat")
+    assert case.id == "sub-01" == case_id(tmp_path / "sub-01/anat/sub-01_FLAIR.nii.gz") and list(case.volumes) == ["flair", "t1ce"]
+    touch(tmp_path / "sub-9/anat/FLAIR.nii")
+    assert case_id(tmp_path / "sub-9/anat") == case_id(tmp_path / "sub-9/anat/FLAIR.nii") == "sub-9"
+
+
+def test_undecodable_names(tmp_path):
+    good, bad = put(tmp_path / "a_flair.nii", head()), tmp_path / os.fsdecode(b"caf\xe9_flair.nii")
+    bad.write_bytes(good.read_bytes())
+    text = sentence(Case.load, bad, "flair")
+    assert "characters that cannot be read; rename it" in text and "caf\\udce9" in text and text.encode()
+    assert [i for i, _ in find_cases([good, bad])] == ["a", "caf\\udce9"] and sentence(read_volume, bad.with_name(bad.name + "x")).encode()
+
+
+def test_folders_that_are_no_cases(tmp_path):
+    assert "it holds no NIfTI file" in sentence(Case.load, tmp_path)
+    touch(tmp_path / "series/IM1.DCM")
+    assert "convert them with dcm2niix" in sentence(Case.load, tmp_path) and find_cases(tmp_path) == [(tmp_path.name, tmp_path)]
+    touch(tmp_path / "scan.nii")
+    assert "no NIfTI file in it is named after a modality" in sentence(Case.load, tmp_path)
+
+
+def test_a_link_that_leads_nowhere_is_a_missing_file(tmp_path):
+    put(tmp_path / "a/a_flair.nii", head()); (tmp_path / "b").mkdir()
+    os.symlink("gone.nii", tmp_path / "b/b_flair.nii")
+    assert [i for i, _ in find_cases(tmp_path)] == ["a", "b"]  # it does not vanish
+    assert "b_flair.nii: there is no such file or folder behind this link" in sentence(Case.load, tmp_path / "b")
 
 
 def touch(*paths):
@@ -204,7 +259,9 @@ def test_single_file(tmp_path):
     assert list(Case.load(path).volumes) == list(Case.load(path, "t2").volumes) == ["t2"] and Case.load(path).lesion is None
     assert list(Case.load(scan, ["flair"]).volumes) == ["flair"] and Case.load(scan, "flair").id == "scan"
     assert "its name tells no modality" in sentence(Case.load, scan)
-    assert "one file, t2, not flair" in sentence(Case.load, path, "flair")
+    assert "say which with --input" in sentence(Case.load, scan)
+    assert "one file, t2, not flair; give --input t2" in sentence(Case.load, path, "flair")
+    assert "it is a segmentation; name the image" in sentence(Case.load, put(tmp_path / "b_seg.nii", head()), "flair")
     assert "not flair and t2" in sentence(Case.load, path, ["flair", "t2"])
     touch(tmp_path / "notes.txt")
     assert "it is not a NIfTI file" in sentence(Case.load, tmp_path / "notes.txt", "flair")
@@ -230,11 +287,11 @@ def images():
     rgb = np.zeros((4, 4, 4), [("R", "u1"), ("G", "u1"), ("B", "u1")])
     return {
         "four": (np.stack([good] * 3, -1), "4-D"), "five": (np.zeros((4, 4, 4, 1, 3), np.float32), "5-D"), "two": (good[:, :, 4], "2-D"),
-        "nan": (nan, "1 of its voxels are NaN"), "inf": (inf, "NaN or infinite"), "zero": (good * 0, "every voxel is 0"),
+        "nan": (nan, "1 of its voxels are NaN or infinite; set them to 0 (fslmaths IN -nan OUT"), "inf": (inf, "NaN or infinite"), "zero": (good * 0, "every voxel is 0"),
         "empty": (b"", "0 bytes"), "text": (b"just some words " * 50, "not a NIfTI image"), "short": (b"x", "not a NIfTI image"),
         "text_in_gzip": (gzip.compress(b"just some words " * 50), "not a NIfTI image"), "complex": (good.astype(np.complex64), "not numbers"),
         "cut_late": (gzip.compress(plain)[:-200], "cut off"), "cut_early": (gzip.compress(plain)[:300], ""), "damaged": (bytes(damaged), "damaged"), "one_bit": (bytes(stored), "damaged"),
-        "cut_tail": (gzip.compress(plain)[:-6], "cut off"), "singular": ((good, twins), "singular"), "zero_sform": (gzip.compress(zero_sform), "singular"),
+        "cut_tail": (gzip.compress(plain)[:-6], "cut off"), "singular": ((good, twins), "does not say where the voxels lie (the affine is singular)"), "zero_sform": (gzip.compress(zero_sform), "singular"),
         "nan_sform": (gzip.compress(nan_sform), "singular"), "no_dims": (gzip.compress(no_dims), ""), "many_dims": (gzip.compress(many_dims), ""),
         "bad_type": (gzip.compress(bad_type), ""), "huge": (gzip.compress(huge), "cut off"), "rgb": (rgb, "not numbers"),
         "no_background": (good + 5, "background is not 0"),
@@ -276,7 +333,6 @@ def test_errors_that_come_with_the_data(tmp_path, monkeypatch, error):
 def test_folder_and_missing(tmp_path):
     assert "there is no such file or folder" in sentence(Case.load, tmp_path / "gone")
     assert "there is no such file or folder" in sentence(read_volume, tmp_path / "gone.nii")
-    assert "no NIfTI file in it" in sentence(Case.load, tmp_path)
     assert "it is a folder" in sentence(read_volume, tmp_path)
     assert "it is a file" in sentence(case_files, put(tmp_path / "a.nii", head()))
     assert "at least one image" in sentence(Case.from_files, {})
