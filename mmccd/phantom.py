@@ -608,6 +608,7 @@ def swap_in(
         old.rename(final)
         raise
 
+# %% ../nbs/01_phantom.ipynb #f6248f57
 def write_phantom(
     phantom:Phantom,       # what to write
     out,                   # folder that gets a folder <id>

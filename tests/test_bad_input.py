@@ -1,5 +1,6 @@
-"""Eight kinds of bad input through the real command line: exit code 2, one sentence that names the file, nothing left behind."""
+"""Many kinds of bad input through the real command line: exit code 2, one sentence that names the file, nothing left behind."""
 import json
+import os
 import subprocess
 import sys
 
@@ -38,6 +39,22 @@ def empty_folder(case):
     for f in case.iterdir(): f.unlink()
 
 
+def dicom(case):
+    empty_folder(case)
+    (case / "IM0001.dcm").write_bytes(b"DICM")
+
+
+def dangling_link(case):
+    (case / "bad_flair.nii.gz").unlink()
+    (case / "bad_flair.nii.gz").symlink_to("gone.nii.gz")
+
+
+def singular(case): save(case / "bad_flair.nii.gz", volumes()[0], AFFINE[:, [0, 0, 2, 3]])
+
+
+def several_patients(case): (case / "other_flair.nii.gz").write_bytes((case / "bad_flair.nii.gz").read_bytes())
+
+
 def text_file(case): (case / "bad_flair.nii.gz").write_text("patient, date\n7, yesterday\n")
 
 
@@ -48,7 +65,8 @@ def missing_path(case):
 
 KINDS = {four_d: ("bad_flair.nii.gz", "4-D"), nan: ("bad_flair.nii.gz", "NaN"), all_zero: ("bad_flair.nii.gz", "0"), affines_differ: ("bad_seg.nii.gz", "affine"),
          truncated: ("bad_flair.nii.gz", "cut off"), empty_folder: ("bad", "no NIfTI"), text_file: ("bad_flair.nii.gz", "not a NIfTI"),
-         missing_path: ("bad", "there is no such")}
+         missing_path: ("bad", "there is no such"), dicom: ("bad", "dcm2niix"), dangling_link: ("bad_flair.nii.gz", "there is no such file"),
+         singular: ("bad_flair.nii.gz", "where the voxels lie"), several_patients: ("bad", "several patients")}
 
 
 @pytest.fixture(params=KINDS, ids=lambda f: f.__name__)
@@ -146,6 +164,28 @@ def test_modality_that_is_not_there(tmp_path, capsys):
     assert main(["detect", str(case), "--out", str(tmp_path / "out"), "--input", "t1"]) == 2
     one_sentence(capsys.readouterr().err, [str(case), "t1", "flair"])
     assert not (tmp_path / "out").exists()
+
+
+def test_name_that_is_no_text(tmp_path):
+    "As a process, since a strict standard output is part of the trouble."
+    case = write_case(tmp_path / "cases", "good")
+    bad = case.rename(case.with_name(os.fsdecode(b"caf\xe9")))
+    before = tree(tmp_path)
+    for line in (["detect", bad, "--out", tmp_path / "out"], ["detect", write_case(tmp_path / "more", "x"), "--out", tmp_path / os.fsdecode(b"\xe9")]):
+        done = subprocess.run([sys.executable, "-c", "import sys; from mmccd.cli import main; sys.exit(main())", *line], capture_output=True, text=True)
+        assert done.returncode == 2 and not done.stdout
+        one_sentence(done.stderr, ["its name has characters that cannot be read; rename it"])
+    assert {k: v for k, v in tree(tmp_path).items() if not k.startswith("more")} == before
+
+
+def test_results_among_the_scans(tmp_path, capsys, monkeypatch):
+    case = write_case(tmp_path, "small")
+    before = tree(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for out in ("small", "."):
+        assert main(["detect", "small", "--out", out]) == 2
+        one_sentence(capsys.readouterr().err, ["among the scans of small", "choose another folder"])
+    assert tree(tmp_path) == before
 
 
 def test_output_folder_is_a_file(tmp_path, capsys):

@@ -48,7 +48,14 @@ def test_help_imports_nothing_heavy():
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help(run, command):
     code, out, err = run(command, "--help")
+    assert f"Example: mmccd {command} " in " ".join(out.split()) and "of these" not in out
     assert code == 0 and not err and "--seed" in out and "--json" in out and f"Usage: mmccd {command}" in out
+
+
+def test_summaries_are_whole(run):
+    for line in run("--help")[1].split("Commands:")[1].splitlines(): assert "..." not in line
+    for kind in ("glioma", "sclerosis", "infarct", "artefact", "healthy subjects"): assert kind in run("phantom", "--help")[1]
+    assert "No effect" in run("evaluate", "--help")[1]
 
 
 def test_version_and_no_words(run):
@@ -82,8 +89,12 @@ def test_wrong_words(run, tmp_path, words, say):
 
 
 @pytest.mark.parametrize("options,say", [(["--weights", "nonsense"], "threshold-flair"), (["--weights", "/no/such/folder"], "/no/such/folder"), (["--input", "pd"], "'pd'"),
-                                         (["--device", "gpu"], "'gpu'"), (["--weights", "threshold-t2", "--input", "flair"], "made for t2"), (["--seed", "x"], "--seed")])
-def test_wrong_options_of_detect(run, tmp_path, options, say):
+                                         (["--device", "gpu"], "'gpu'"), (["--weights", "threshold-t2", "--input", "flair"], "made for t2"), (["--seed", "x"], "whole number"),
+                                         (["--weights", "me/nosuch"], "no folder 'me/nosuch' here, and the hub could not give it: check")])
+def test_wrong_options_of_detect(run, tmp_path, options, say, monkeypatch):
+    import huggingface_hub
+    def fails(name, **kw): raise ConnectionError("no network")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fails)
     case = write_case(tmp_path, "a")
     before = tree(tmp_path)
     refused(run("detect", case, "--out", tmp_path / "out", *options), say)
@@ -101,8 +112,9 @@ def test_device_that_is_not_there(monkeypatch):
     assert pick_device("auto") == "cuda" and pick_device("cpu") == "cpu"
 
 
-def test_debug_shows_the_traceback(tmp_path):
-    with pytest.raises(ValueError, match="nothing to make"): main(["phantom", str(tmp_path / "x"), "--debug"])
+def test_debug_shows_the_traceback_and_says_2(run, tmp_path):
+    code, out, err = run("phantom", tmp_path / "x", "--debug")
+    assert code == 2 and not out and err.startswith("Traceback") and err.splitlines()[-1].startswith("mmccd: nothing to make")
 
 
 def test_a_bug_gets_a_sentence_too(run, monkeypatch, tmp_path):
@@ -157,7 +169,28 @@ def test_interrupted_phantom_leaves_nothing(run, tmp_path, monkeypatch):
     def pressed(*args, **kwargs): raise KeyboardInterrupt
     monkeypatch.setattr(mmccd.phantom, "save_nifti", pressed)
     code, out, err = run("phantom", tmp_path / "new", "--ms", 1, *SMALL)
-    assert code == 130 and "Traceback" not in err and not (tmp_path / "new").exists()
+    assert code == 130 and err == "mmccd: stopped\n" and not (tmp_path / "new").exists()
+
+
+def test_interrupted_detect_says_how_to_go_on(run, tmp_path, monkeypatch):
+    import mmccd.detect
+    def pressed(*args, **kwargs): raise KeyboardInterrupt
+    monkeypatch.setattr(mmccd.detect, "detect_many", pressed)
+    code, out, err = run("detect", write_case(tmp_path, "a"), "--out", tmp_path / "out")
+    assert code == 130 and not out and err == "mmccd: stopped; finished cases are kept, go on with --skip-existing\n"
+
+
+def test_phantom_without_brain(run, tmp_path):
+    refused(run("phantom", tmp_path / "new", "--healthy", 1, "--slices", "0:3"), "0:3", "no brain")
+    assert not (tmp_path / "new").exists()
+
+
+def test_phantom_on_a_full_disk(run, tmp_path, monkeypatch):
+    import mmccd.phantom
+    def full(*args, **kwargs): raise OSError(28, "No space left on device")
+    monkeypatch.setattr(mmccd.phantom, "save_nifti", full)
+    refused(run("phantom", tmp_path / "new", "--ms", 1, *SMALL), f"into {tmp_path / 'new'}: No space left on device; free some space")
+    assert not (tmp_path / "new").exists()
 
 
 def test_slice_range():
@@ -187,6 +220,63 @@ def test_default_weights_fit_the_input(run, tmp_path):
     assert pick_detector("threshold-t1")[0].config.input == "t1" and {f"threshold-{m}" for m in ("flair", "t1", "t1ce", "t2")} <= set(packaged())
 
 
+def test_a_single_file_says_what_it_is(run, tmp_path):
+    "Without --input, files that agree on a modality decide; a name that says nothing is refused."
+    case = write_case(tmp_path, "a", ("flair", "t1"))
+    t1, b, scan, out = tmp_path / "P2_t1_brain.nii.gz", tmp_path / "b_T1.nii.gz", tmp_path / "scan.nii.gz", tmp_path / "out"
+    for p in (t1, b, scan): p.write_bytes((case / "a_t1.nii.gz").read_bytes())
+    code, text, err = run("detect", t1, b, "--out", out)
+    assert code == 0 and "P2: " in text and "threshold-t1 on t1" in text and json.loads((out / "detect.json").read_text())["input"] == "t1"
+    code, text, err = run("detect", t1, case, "--out", tmp_path / "out2")  # they differ, so it is FLAIR
+    assert code == 2 and "threshold-flair on flair" in text and "give --input t1" in err
+    refused(run("detect", scan, "--out", tmp_path / "out3"), "its name tells no modality; say which with --input")
+    refused(run("detect", t1, "--out", tmp_path / "out3", "--weights", "threshold-flair"), "not flair; give --input t1")
+    assert not (tmp_path / "out3").exists()
+    assert run("detect", scan, "--out", tmp_path / "out3", "--input", "FLAIR")[0] == 0
+    assert run("detect", b, "--out", tmp_path / "out4", "--weights", "threshold")[0] == 0
+
+
+def test_another_detector_in_the_same_folder(run, tmp_path):
+    case = write_case(tmp_path, "a", ("flair", "t2"))
+    assert run("detect", case, "--out", tmp_path / "out")[0] == 0
+    before = tree(tmp_path)
+    refused(run("detect", case, "--out", tmp_path / "out", "--input", "t2"), "threshold-flair on flair, seed 0", "--overwrite")
+    assert tree(tmp_path) == before
+    assert run("detect", case, "--out", tmp_path / "out", "--input", "t2", "--overwrite")[0] == 0
+    assert json.loads((tmp_path / "out/detect.json").read_text())["input"] == "t2"
+
+
+def test_bids_and_flat_folders(run, tmp_path):
+    for i, folder in ((1, "bids/sub-01"), (2, "bids/sub-02")): write_case(tmp_path / folder, "anat", seed=i)
+    for p in tmp_path.glob("bids/*/anat/*"): p.rename(p.with_name(p.name.replace("anat_flair", f"{p.parts[-3]}_FLAIR").replace("anat_seg", f"{p.parts[-3]}_seg")))
+    code, out, err = run("detect", tmp_path / "bids", "--out", tmp_path / "out")
+    assert code == 0 and "sub-01: " in out and "sub-02: " in out
+    assert run("evaluate", tmp_path / "out", tmp_path / "bids")[0] == 0
+    (flat := tmp_path / "flat").mkdir()
+    for p in tmp_path.glob("bids/*/anat/*FLAIR*"): (flat / p.name).write_bytes(p.read_bytes())
+    refused(run("detect", flat, "--out", tmp_path / "out2"), "several patients", f"{flat}/*_FLAIR.nii.gz")
+    assert run("detect", *flat.glob("*_FLAIR.nii.gz"), "--out", tmp_path / "out2")[0] == 0
+
+
+def test_evaluate_with_the_wrong_truth(run, tmp_path):
+    case = write_case(tmp_path, "a")
+    assert run("detect", case, "--out", tmp_path / "out")[0] == 0
+    refused(run("evaluate", tmp_path / "out", tmp_path / "nosuch"), f"Cannot read {tmp_path / 'nosuch'}: there is no such folder")
+    refused(run("evaluate", tmp_path / "out", write_case(tmp_path, "z")), "such as a", "such as z")
+    refused(run("evaluate", tmp_path / "out", case, "--only", "b*"), "'b*'")
+    code, out, err = run("evaluate", tmp_path / "out", case, "--only", "a", "--json")
+    assert code == 0 and json.loads(out)["only"] == "a"
+    (case / "a_seg.nii.gz").unlink()
+    refused(run("evaluate", tmp_path / "out", case), "no segmentation")  # nothing scored: not even an empty line
+
+
+def test_damaged_weights(run, tmp_path):
+    detector = Threshold(input="t2")
+    detector.save_pretrained(tmp_path / "run")
+    (tmp_path / "run/config.json").write_text("{not json")
+    refused(run("detect", write_case(tmp_path, "a", ("t2",)), "--out", tmp_path / "out", "--weights", tmp_path / "run"), "config.json is damaged; copy the weights again")
+
+
 def test_own_weights(run, tmp_path):
     detector = Threshold(input="t2")
     detector.calibration = {"threshold": 1.5, "fpr": 0.02, "data": "mine"}
@@ -211,7 +301,7 @@ def test_only_the_cases_asked_for_are_reported(run, tmp_path):
     for i in range(2): write_case(tmp_path, f"c{i}")
     run("detect", tmp_path / "c0", "--out", tmp_path / "out")
     code, out, err = run("detect", tmp_path / "c1", "--out", tmp_path / "out")
-    assert code == 0 and "c0" not in out and "1 of 1 cases" in out
+    assert code == 0 and "c0" not in out and "1 of 1 case in" in out and "c1: " in out
 
 
 def test_json_into_nowhere(run, tmp_path):
@@ -259,6 +349,7 @@ def test_demo(run, tmp_path, monkeypatch):
     picture = next(line.split()[-1] for line in out.splitlines() if line.startswith("Look at"))
     assert Path(picture).stat().st_size > 10_000
     assert run("demo", "--json")[0] == 0  # again, over the first
+    assert run("demo", "--seed", 1)[0] == 0  # it is the demo's own folder
     for line in [s.removeprefix("Next:").split()[1:] for s in out.splitlines() if "mmccd " in s and "YOUR_CASE" not in s]: assert run(*line)[0] == 0, line
 
 
@@ -270,7 +361,7 @@ def test_ctrl_c(tmp_path):
     time.sleep(1)
     os.kill(done.pid, signal.SIGINT)
     out, err = done.communicate(timeout=120)
-    assert done.returncode == 130 and "Traceback" not in err, err
+    assert done.returncode == 130 and err == "mmccd: stopped\n", err
     assert not (tmp_path / "out").exists() or not [p for p in (tmp_path / "out").rglob(".*")]
 
 

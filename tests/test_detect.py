@@ -207,7 +207,8 @@ def test_skip_existing(cases, tmp_path):
     assert status(detect_many(cases, ready(), out, skip_existing=True)) == ["skipped", "done", "skipped"]
     assert {p.parent.name for p, t in before.items() if p.stat().st_mtime_ns != t} == {"c1"}
     assert status(detect_many(cases, ready(), out, skip_existing=True)) == ["skipped"] * 3
-    assert status(detect_many(cases, ready(threshold=2.5), out, skip_existing=True)) == ["done"] * 3  # another detector
+    with pytest.raises(ValueError, match="another detector"): detect_many(cases, ready(threshold=2.5), out, skip_existing=True)
+    assert status(detect_many(cases, ready(threshold=2.5), out, skip_existing=True, overwrite=True)) == ["done"] * 3
     assert status(detect_many(cases, ready(threshold=2.5), out)) == ["done"] * 3
 
 
@@ -216,8 +217,87 @@ def test_cases_of_earlier_runs_stay_and_detectors_do_not_mix(cases, tmp_path):
     detect_many(cases / "c0", ready(), out)
     assert [c["id"] for c in detect_many(cases / "c1", ready(), out)["cases"]] == ["c0", "c1"]
     before = tree(out)
-    with pytest.raises(ValueError, match="another detector"): detect_many(cases / "c1", ready(threshold=3.0), out)
+    for paths, change in ((cases / "c1", {}), (cases, {}), (cases, dict(seed=1)), (cases, dict(skip_existing=True))):  # also if all would be done anew
+        with pytest.raises(ValueError, match="another detector.*such as c0; .*--overwrite"): detect_many(paths, ready(threshold=3.0 - bool(change.get("seed"))), out, **change)
     assert tree(out) == before
+
+
+def test_overwrite_replaces_everything_of_the_other_detector(cases, tmp_path):
+    out = tmp_path / "out"
+    detect_many(cases, ready(), out)
+    (out / "c0/notes.txt").write_text("mine")
+    before = tree(out)
+    (cases / "c2/c2_flair.nii.gz").write_text("broken")
+    assert detect_many(cases / "c2", ready(threshold=3.0), out, overwrite=True)["cases"][0]["status"] == "failed"
+    assert tree(out) == before                                        # nothing new, so nothing is lost
+    result = detect_many([cases / "c1", cases / "c2"], ready(threshold=3.0), out, overwrite=True)
+    assert [(c["id"], c["status"]) for c in result["cases"]] == [("c1", "done"), ("c2", "failed")] and result["calibration"]["threshold"] == 3
+    assert sorted(p.name for p in out.rglob("*")) == ["c0", "c1", "c1_anomaly.nii.gz", "c1_report.png", "c1_segmentation.nii.gz", "detect.json", "notes.txt"]
+
+
+def test_overwrite_removes_nothing_outside(cases, tmp_path):
+    detect_many(cases / "c0", ready(), out := tmp_path / "out")
+    mine = tmp_path / "x_anomaly.nii.gz"
+    mine.touch()
+    run = json.loads((out / "detect.json").read_text())
+    (out / "detect.json").write_text(json.dumps(run | {"cases": [{"id": i, "status": "done"} for i in ("../x", "..", str(tmp_path / "x"))]}))
+    detect_many(cases / "c0", ready(threshold=3.0), out, overwrite=True)
+    assert mine.exists()
+
+
+def test_a_case_that_fails_now_is_no_longer_done(cases, tmp_path):
+    "Even where nothing succeeds; `evaluate` must not score its old map."
+    out = tmp_path / "out"
+    detect_many(cases, ready(), out)
+    (cases / "c0/c0_flair.nii.gz").write_text("broken")
+    for _ in range(2):
+        detect_many(cases / "c0", ready(), out)
+        kept = json.loads((out / "detect.json").read_text())["cases"]
+        assert [(c["id"], c["status"]) for c in kept] == [("c0", "failed"), ("c1", "done"), ("c2", "done")] and "not a NIfTI" in kept[0]["error"]
+    write_case(tmp_path / "truth", "c0"); os.rename(cases / "c1", tmp_path / "truth/c1")
+    result = evaluate(out, tmp_path / "truth")
+    assert [s["id"] for s in result["scores"]["subjects"]] == ["c1"] and result["without_map"] == ["c0"]
+    lone = tmp_path / "lone"
+    detect_many(tmp_path / "truth/c0", ready(), lone)
+    (tmp_path / "truth/c0/c0_flair.nii.gz").write_text("broken")
+    detect_many(tmp_path / "truth/c0", ready(), lone)
+    assert [c["status"] for c in json.loads((lone / "detect.json").read_text())["cases"]] == ["failed"]
+
+
+@pytest.mark.parametrize("name, input, error", [("scan", None, "tells no modality; say which with --input"), ("scan", "flair", None), ("a_flair_brain", None, None),
+                                                ("a_t1", None, "t1, not flair; give --input t1"), ("a_t1", "flair", "t1, not flair; give --input t1")])
+def test_a_file_is_what_its_name_or_the_caller_says(cases, tmp_path, name, input, error):
+    path = tmp_path / f"{name}.nii.gz"
+    path.write_bytes((cases / "c0/c0_flair.nii.gz").read_bytes())
+    [record] = detect_many(path, ready(), tmp_path / "out", input)["cases"]
+    assert (error in record["error"]) if error else record["status"] == "done", record
+
+
+@pytest.mark.parametrize("case, out", [("c0", "."), ("c0", "c0"), (".", "."), ("c0/c0_flair.nii.gz", ".")])
+def test_results_do_not_go_among_the_scans(cases, tmp_path, monkeypatch, case, out):
+    monkeypatch.chdir(cases)
+    before = tree(tmp_path)
+    with pytest.raises(ValueError, match="among the scans of .*; choose another folder"): detect_many(case, ready(), out)
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("what", ["nibabel.save", "mmccd.viz.save_png", "tempfile.mkdtemp", "mmccd.detect.write_atomic"])
+def test_full_disk_names_the_folder_of_the_user(cases, tmp_path, monkeypatch, what):
+    def full(*args, **kw): raise OSError(28, "No space left on device", "/deep/.part-1/x")
+    monkeypatch.setattr(what, full)
+    out, words = tmp_path / "out", f"Cannot write into {tmp_path / 'out'}: No space left on device; free some space or choose another folder."
+    if "atomic" in what:
+        with pytest.raises(ValueError) as caught: detect_many(cases / "c0", ready(), out)
+        assert str(caught.value) == words
+    else:
+        assert detect_many(cases / "c0", ready(), out)["cases"][0]["error"] == words
+        assert not out.exists()
+
+
+def test_undecodable_output_folder(cases, tmp_path):
+    before = tree(tmp_path)
+    with pytest.raises(ValueError, match="characters that cannot be read; rename it"): detect_many(cases, ready(), tmp_path / os.fsdecode(b"caf\xe9"))
+    assert tree(tmp_path) == before
 
 
 @pytest.mark.parametrize("broken", ["{", "[]", "\x00"])
@@ -289,7 +369,8 @@ def test_volume_protocol_counts_every_brain_voxel(cases, tmp_path):
 def test_one_case_has_no_interval(cases, tmp_path):
     detect_many(cases / "c0", ready(), tmp_path / "out")
     result = evaluate(tmp_path / "out", cases)
-    assert result["scores"]["summary"]["ap"]["low"] is None and "no interval" in score_text(result)
+    text = score_text(result)
+    assert result["scores"]["summary"]["ap"]["low"] is None and "no interval" in text and "1 subject;" in text and "95 %" not in text
 
 
 def test_only_healthy(cases, tmp_path):
@@ -319,8 +400,26 @@ def test_evaluate_names_what_it_cannot_score(cases, tmp_path):
     assert [e["id"] for e in result["errors"]] == ["c0", "c1"] and len(result["healthy"]) == 1
     assert "no segmentation" in result["errors"][0]["error"] and "c1_anomaly.nii.gz" in result["errors"][1]["error"]
     with pytest.raises(ValueError, match="no segmentation"): evaluate(out, cases, stop=True)
-    others = evaluate(out, write_case(tmp_path / "other", "z"))
-    assert len(others["errors"]) == 3 and "no case of this name" in others["errors"][0]["error"]
+    fewer = evaluate(out, cases / "c2")["errors"]
+    assert [e["id"] for e in fewer] == ["c0", "c1"] and "no case of this name" in fewer[0]["error"]
+
+
+def test_evaluate_with_the_wrong_truth(cases, tmp_path):
+    detect_many(cases, ready(), out := tmp_path / "out")
+    with pytest.raises(ValueError, match="such as c0.*such as z"): evaluate(out, write_case(tmp_path / "other", "z"))
+    for truth in (tmp_path / "nosuch", [cases, tmp_path / "nosuch"]):
+        with pytest.raises(ValueError, match="Cannot read .*nosuch: there is no such folder; "): evaluate(out, truth)
+
+
+def test_evaluate_only_some(cases, tmp_path):
+    detect_many([cases / "c0", cases / "c2"], ready(), out := tmp_path / "out")
+    everything = evaluate(out, cases)
+    assert everything["only"] == "*" and everything["without_map"] == ["c1"] and "Only cases" not in score_text(everything)
+    lesion, healthy, both = (evaluate(out, cases, only=p) for p in ("c[01]", "*2", "c*"))
+    assert lesion["scores"] == everything["scores"] and lesion["healthy"] == [] and lesion["without_map"] == ["c1"]
+    assert healthy["scores"] is None and healthy["healthy"] == everything["healthy"] and healthy["without_map"] == []
+    assert both == everything | {"only": "c*"} and "Only cases called *2." in score_text(healthy)
+    with pytest.raises(ValueError, match="'x\\*' fits none of its cases, such as c0"): evaluate(out, cases, only="x*")
 
 
 @pytest.mark.parametrize("make,words", [(lambda d: d / "nowhere", "no such folder"), (lambda d: d / "empty", "no anomaly maps")])
