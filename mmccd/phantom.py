@@ -534,9 +534,10 @@ def make_slab(
     fault = draw_fault(anatomy, rng("fault"), spike=index % 2 == 1) if kind == "artefact" else Fault()
     scanner = sample_scanner(rng)
     vessels = sample_vessels(rng("vessels"), anatomy.where)
-    mixes = [add_vessels(m, vessels) for m in (lesion.mix(), anatomy.healthy)[:1 + (ill and twin)]]
+    healthy = add_vessels(anatomy.healthy, vessels)
+    mixes = [add_vessels(lesion.mix(), vessels), healthy][:1 + (ill and twin)]
     images = [{m: to_grid(v) for m, v in d.items()} for d in acquire(rng, anatomy, mixes, [fault, Fault()], scanner)]
-    tissue = np.stack([add_vessels(anatomy.healthy, vessels)[k] for k in HEALTHY]).argmax(0) + 1
+    tissue = np.stack([healthy[k] for k in HEALTHY]).argmax(0) + 1
     labels, affine = ((lesion.labels | fault.labels) * anatomy.brain).astype(np.uint8), AFFINE.copy()
     affine[2, 3] += slices[0]
     return Phantom(phantom_id(kind, seed, index), kind, images[0], images[1] if ill and twin else None, to_grid(labels),

@@ -23,22 +23,17 @@ TOLERANCE = dict(flair=dict(ap=.10, auroc=.03), t2=dict(ap=.10, auroc=.05), t1=d
 PREVALENCE, PREVALENCE_TOLERANCE = .16, .04
 
 
-def robust(volume, brain):
-    "Volume in interquartile ranges from the median of the brain."
-    low, middle, high = np.percentile(volume[brain], [25, 50, 75])
-    return (volume - middle) / (high - low)
-
-
 def measure(seed, index):
     "AP and AUROC of the threshold in each modality, prevalence and seconds of one glioma."
     from time import perf_counter
+    from mmccd.data import normalise
     from mmccd.phantom import make_phantom
     from mmccd.scoring import auroc, average_precision, slice_protocol
     start = perf_counter()
     p = make_phantom("glioma", seed, index, range(70, 90), twin=False)
     out = dict(id=p.id, seconds=perf_counter() - start)
     for m, sign in SIGN.items():
-        score, truth = slice_protocol(sign * robust(p.volumes[m], p.brain), p.labels > 0, p.brain, slices=range(20))
+        score, truth = slice_protocol(sign * normalise(p.volumes[m], p.brain), p.labels > 0, p.brain, slices=range(20))
         out[m] = dict(ap=average_precision(score, truth), auroc=auroc(score, truth))
     return out | dict(prevalence=float(truth.mean()))
 
@@ -66,6 +61,7 @@ def picture(folder, path, n=4):
     "Slices and brain histograms of phantoms (left) and real cases (right), one window for all."
     import nibabel as nib
     from matplotlib.figure import Figure
+    from mmccd.data import normalise
     from mmccd.phantom import MODALITIES, make_phantom
     cases = []
     for i in range(n):
@@ -79,8 +75,8 @@ def picture(folder, path, n=4):
     for i, (volumes, lesion) in enumerate(cases):
         row, z, brain = axes[i % n, 5 * (i // n):], int(lesion.sum((0, 1)).argmax()), volumes["flair"] > 0
         for ax, m in zip(row, MODALITIES):
-            v = robust(volumes[m], brain) / 3
-            ax.imshow(np.where(brain, v, -1)[:, :, z].T, cmap="gray", vmin=-1, vmax=1.2)
+            v = normalise(volumes[m], brain)
+            ax.imshow(v[:, :, z].T, cmap="gray", vmin=-1, vmax=1.2)
             ax.contour(lesion[:, :, z].T, [.5], colors="tab:cyan", linewidths=.8)
             ax.set_axis_off()
             row[4].hist(v[brain & ~lesion], np.linspace(-1.5, 2.5, 100), histtype="step", density=True, label=m)

@@ -17,7 +17,8 @@ RESULT = Path(__file__).parent.parent / "data" / "results" / "threshold_phantom.
 def measure(job):
     "(score, truth) of the protocol's slice for each input; for a healthy subject the false-positive rate over all slices."
     kind, seed, index = job
-    from mmccd.data import Case, to_volume
+    from mmccd.data import Case
+    from mmccd.detect import anomaly_volume
     from mmccd.detector import load_detector
     from mmccd.phantom import make_phantom
     from mmccd.scoring import slice_protocol
@@ -25,8 +26,7 @@ def measure(job):
     out = {}
     for m in INPUTS:
         case, detector = Case.from_phantom(p, modalities=[m]), load_detector(f"threshold-{m}")
-        a = to_volume(detector.anomaly_map(case.slices(m), case.brain_slices()))
-        truth = p.labels > 0
+        a, truth = anomaly_volume(case, detector, m), p.labels > 0
         if kind == "healthy": out[m] = float((a > detector.threshold)[case.brain].mean())
         elif (truth & case.brain).any(): out[m] = slice_protocol(a, truth, case.brain, slices=range(20))
     return p.id, out
