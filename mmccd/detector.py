@@ -21,6 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .intensity import DEFAULT, check_method
+
 # %% ../nbs/03_detector.ipynb #f0229094
 def read_off_brain(
     x:Tensor, # normalised slices (b 1 h w), background exactly -1
@@ -114,11 +116,13 @@ class ThresholdConfig:
     "What makes a plain threshold."
     input: str = "flair"    # modality: flair, t1, t1ce or t2
     sign: int | None = None # +1: lesions are bright, -1: dark; None: as usual for the modality
+    normalisation: str = DEFAULT # the ruler of its slices, as in `intensity.normalise`
 
     def __post_init__(self):
         if self.input not in SIGNS: raise ValueError(f"input must be one of {', '.join(SIGNS)}, got {self.input!r}")
         if self.sign is None: object.__setattr__(self, "sign", SIGNS[self.input])
         if self.sign not in (1, -1): raise ValueError(f"sign must be +1 (lesions are bright) or -1 (dark), got {self.sign!r}")
+        check_method(self.normalisation)
 
 # %% ../nbs/03_detector.ipynb #adde821a
 class Threshold(Detector):

@@ -14,6 +14,7 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
 from mmccd import data
+from mmccd.intensity import DEFAULT, METHODS
 from mmccd.data import (GEOMETRY, MODALITIES, Case, Grid, brain_mask, case_files, case_id, find_cases, normalise, read_case,
                         read_labels, read_volume, split_name, to_slices, to_volume, write_nifti)
 
@@ -429,16 +430,12 @@ def test_brain_mask_any_dtype(dtype): assert_array_equal(brain_mask({"t1": (head
 
 # ---- normalisation -----------------------------------------------------------------------------------------------
 
-def test_normalise_is_the_definition():
-    v, brain = head(), head() > 0
-    low, median, high = np.quantile(v[brain].astype(np.float64), [.25, .5, .75])
-    n = normalise(v, brain)
-    assert n.dtype == np.float32 and (n[~brain] == -1).all()
-    assert_allclose(n[brain], (v[brain] - median) / (3 * (high - low)), rtol=1e-5, atol=1e-6)
-    assert_allclose(normalise(-v, brain)[brain], -n[brain], atol=1e-6)
-    assert "expected 'median_iqr'" in sentence(normalise, v, brain, "zscore")
-    flat = np.where(brain, 7, 0)
-    assert "flair of p" in sentence(normalise, flat, brain, name="flair of p")
+def test_a_case_is_normalised_by_the_ruler_asked_for(tmp_path):
+    case = Case.from_files({"flair": put(tmp_path / "a_flair.nii.gz", head())})
+    for method in METHODS:
+        assert_array_equal(case.normalised("flair", method), normalise(case.volumes["flair"], case.brain, method, modality="flair"))
+        assert_array_equal(case.slices("flair", 8, method)[0, 0].numpy(), case.normalised("flair", method)[:, :, 8].T)
+    assert_array_equal(case.normalised("flair"), case.normalised("flair", DEFAULT))
 
 
 # ---- writing -----------------------------------------------------------------------------------------------------

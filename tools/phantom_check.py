@@ -33,7 +33,7 @@ def measure(seed, index):
     p = make_phantom("glioma", seed, index, range(70, 90), twin=False)
     out = dict(id=p.id, seconds=perf_counter() - start)
     for m, sign in SIGN.items():
-        score, truth = slice_protocol(sign * normalise(p.volumes[m], p.brain), p.labels > 0, p.brain, slices=range(20))
+        score, truth = slice_protocol(sign * normalise(p.volumes[m], p.brain, "median_iqr"), p.labels > 0, p.brain, slices=range(20))
         out[m] = dict(ap=average_precision(score, truth), auroc=auroc(score, truth))
     return out | dict(prevalence=float(truth.mean()))
 
@@ -75,7 +75,7 @@ def picture(folder, path, n=4):
     for i, (volumes, lesion) in enumerate(cases):
         row, z, brain = axes[i % n, 5 * (i // n):], int(lesion.sum((0, 1)).argmax()), volumes["flair"] > 0
         for ax, m in zip(row, MODALITIES):
-            v = normalise(volumes[m], brain)
+            v = normalise(volumes[m], brain, "median_iqr")
             ax.imshow(v[:, :, z].T, cmap="gray", vmin=-1, vmax=1.2)
             ax.contour(lesion[:, :, z].T, [.5], colors="tab:cyan", linewidths=.8)
             ax.set_axis_off()
