@@ -1,5 +1,6 @@
 import json
 import os
+from dataclasses import dataclass
 from types import SimpleNamespace
 
 import nibabel as nib
@@ -14,7 +15,7 @@ import mmccd.detect as detect_module
 from mmccd.data import Case
 from mmccd.detect import (align, anomaly_volume, detect_case, detect_many, evaluate, output_folder, protocol_slices, score_text, sentence,
                           telling_slices, volume_ml)
-from mmccd.detector import Detector, EverythingPositive, Threshold, fingerprint
+from mmccd.detector import Detector, EverythingPositive, Threshold, ThresholdConfig, fingerprint
 from test_detector import Tiny
 from toy_cases import AFFINE, tree, volumes, write_case
 
@@ -44,6 +45,40 @@ def test_batch_size_does_not_matter_even_with_noise(case, size):
     kept = anomaly_volume(case, Tiny().eval(), "flair", seed=3)
     np.testing.assert_allclose(anomaly_volume(case, Tiny().eval(), "flair", seed=3, batch_size=size), kept, rtol=1e-4, atol=1e-4)
     assert not np.allclose(anomaly_volume(case, Tiny().eval(), "flair", seed=4), kept)
+
+
+@dataclass(frozen=True)
+class SizedConfig(ThresholdConfig):
+    size: int = 14
+
+
+class Sized(Threshold):
+    "A threshold that looks at pictures of `size` pixels."
+    Config, seen = SizedConfig, set()
+
+    def score(self, x, brain, generator=None):
+        self.seen.add(tuple(x.shape[2:]))
+        assert x.shape == brain.shape and brain.dtype == torch.bool
+        return super().score(x, brain)
+
+
+@pytest.mark.parametrize("size", [14, 28, 40])
+def test_a_detector_sees_the_size_it_was_trained_at(case, size):
+    Sized.seen.clear()
+    a, plain = anomaly_volume(case, Sized(size=size), "flair"), anomaly_volume(case, Threshold(), "flair")
+    assert Sized.seen == {(size, size)} and a.shape == plain.shape and a.dtype == np.float32
+    assert (a >= 0).all() and not a[~case.brain].any()
+    if size == 28: np.testing.assert_allclose(a, plain, atol=1e-5)           # the larger side as it is: padding comes and goes
+    else: assert not np.allclose(a, plain, atol=1e-2) and a[case.lesion].mean() > 3 * a[case.brain & ~case.lesion].mean()
+
+
+def test_a_detector_gets_slices_on_its_own_ruler(case):
+    maps = {m: anomaly_volume(case, Threshold(normalisation=m), "flair") for m in ("tukey", "median_iqr", "percentiles")}
+    for m, a in maps.items():
+        expected = torch.nn.functional.softplus(3 * case.slices("flair", method=m)).numpy()[:, 0].transpose(2, 1, 0)
+        np.testing.assert_allclose(a[case.brain], expected[case.brain], rtol=1e-5)
+    assert not np.allclose(maps["tukey"], maps["percentiles"], atol=.1)
+    with pytest.raises(ValueError, match="'minmax'"): Threshold(normalisation="minmax")
 
 
 def test_only_slices_with_brain_are_asked_and_never_too_many(case):
@@ -181,7 +216,7 @@ def test_many(cases, tmp_path):
     detector = ready()
     result = detect_many(cases, detector, tmp_path / "out", weights="toy", seed=3)
     assert result == json.loads((tmp_path / "out/detect.json").read_text())
-    assert result["detector"] == "Threshold" and result["config"] == {"input": "flair", "sign": 1} and result["calibration"]["threshold"] == 2
+    assert result["detector"] == "Threshold" and result["config"] == {"input": "flair", "sign": 1, "normalisation": "tukey"} and result["calibration"]["threshold"] == 2
     assert result["fingerprint"] == fingerprint(detector) and result["weights"] == "toy" and result["seed"] == 3 and result["input"] == "flair"
     assert [c["id"] for c in result["cases"]] == ["c0", "c1", "c2"] and {c["status"] for c in result["cases"]} == {"done"}
     for c in result["cases"]:
@@ -351,7 +386,7 @@ def test_evaluate(cases, tmp_path):
         assert result["protocol"] == protocol and result["scores"]["threshold"] == 2 and not result["errors"]
         rows = result["scores"]["subjects"]
         assert [r["id"] for r in rows] == ["c0", "c1"] and [h["id"] for h in result["healthy"]] == ["c2"]
-        assert all(r["dice"] > 0.9 and r["ap"] > 0.99 for r in rows) and 0 <= result["healthy"][0]["fpr"] < 0.1
+        assert all(r["dice"] > 0.85 and r["ap"] > 0.99 for r in rows) and 0 <= result["healthy"][0]["fpr"] < 0.1
         assert result["floor"]["summary"]["ap"]["mean"] == pytest.approx(np.mean([r["prevalence"] for r in rows]))
     text = score_text(result)
     assert "everything positive" in text and "c2 has no lesion" in text and "Volume protocol" in text
