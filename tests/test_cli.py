@@ -16,7 +16,7 @@ from mmccd.phantom import phantom_id
 from mmccd.detector import Threshold, packaged
 from toy_cases import tree, write_case
 
-COMMANDS = ["phantom", "detect", "evaluate", "demo"]
+COMMANDS = ["phantom", "prepare", "train", "detect", "evaluate", "demo"]
 
 
 @pytest.fixture
