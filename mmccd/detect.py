@@ -25,7 +25,7 @@ import torch
 from . import scoring
 from .data import SLICE_RANGE, Case, bad_file, check_same_grid, choose_files, find_cases, printable, read_volume, to_slices, to_volume
 from .detector import Detector, describe, fingerprint, write_atomic
-from .intensity import DEFAULT
+from .intensity import BACKGROUND, DEFAULT
 from .slices import resize, resize_back, resize_labels
 
 # %% ../nbs/05_detect.ipynb #cc5c1178
@@ -38,7 +38,8 @@ def map_slices(
     "The anomaly map, made at the size the detector was trained at."
     size = getattr(detector.config, "size", None)
     if not size: return detector.anomaly_map(x, brain, generator)
-    a = detector.anomaly_map(resize(x, size), resize_labels(brain, size), generator)
+    edge = BACKGROUND.get(getattr(detector.config, "normalisation", DEFAULT), -1.)
+    a = detector.anomaly_map(resize(x, size, edge), resize_labels(brain, size), generator)
     return torch.where(brain, resize_back(a, x.shape[-2:]), 0.)
 
 # %% ../nbs/05_detect.ipynb #aacf858b

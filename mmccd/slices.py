@@ -25,7 +25,8 @@ def slice_places(
     affine:np.ndarray, # (4, 4) of the LPS grid
 )->np.ndarray:         # (z,) place of each axial slice: on the BraTS grid where the volume lies there, else its index
     "Where do the axial slices of a volume lie?"
-    brats = tuple(shape[:2]) == (240, 240) and np.allclose(affine[:3, :3], np.diag([-1, -1, 1]), atol=1e-3)
+    turned = tuple(shape[:2]) == (240, 240) and np.allclose(affine[:3, :3], np.diag([-1, -1, 1]), atol=1e-3)
+    brats = turned and np.allclose(affine[:2, 3], (0, 239), atol=1) and affine[2, 3] > -.5
     return np.arange(shape[2]) + (int(np.round(affine[2, 3])) if brats else 0)
 
 def areas(
@@ -46,6 +47,7 @@ def choose_slices(
     if tumour_free and case.lesion is None:
         raise ValueError(f"Cannot tell which slices of {case.id} are free of tumour: it has no segmentation; add ID_seg.nii.gz, or say that the case is healthy.")
     places = slice_places(case.brain.shape, case.affine)
+    if slices is not None and not len(slices): raise ValueError("No slice is asked for: give a range that is not empty, or None for all.")
     wanted = np.ones(len(places), bool) if slices is None else np.isin(places, list(slices))
     if not wanted.any(): raise ValueError(f"{case.id} has none of the slices {min(slices)} to {max(slices)}: its own are {places[0]} to {places[-1]}; choose others.")
     brain = areas(case.brain, case.affine)
@@ -83,11 +85,12 @@ def pad_square(
     return F.pad(x, (z // 2, z - z // 2, y // 2, y - y // 2), value=value) if y or z else x
 
 def resize(
-    x:torch.Tensor,      # images (b c h w), background -1
+    x:torch.Tensor,      # images (b c h w)
     size:int,            # pixels along each side of the result
+    value:float=-1.,     # of the background
 )->torch.Tensor:         # (b c size size)
     "Pad to a square, then to `size`: area where that is smaller, linear where it is larger."
-    return resize_axes(pad_square(x), size, size)
+    return resize_axes(pad_square(x, value), size, size)
 
 def resize_back(
     x:torch.Tensor,      # images or maps (b c size size)
@@ -117,7 +120,7 @@ def subject_of(
 )->str:       # name of the person
     "Whose case is it? Twins, visits and sessions belong to one subject."
     id = id.removesuffix("_healthy_twin")
-    if visit := re.fullmatch(r"(BraTS-\w+-\d+)-\d+", id): return visit[1]
+    if visit := re.fullmatch(r"(BraTS(?:-[A-Za-z]+)+-\d+)-\d+", id, re.I): return visit[1]
     return re.sub(r"_ses-[^_]+", "", id)
 
 def part_size(
@@ -125,7 +128,7 @@ def part_size(
     n:int,    # subjects
 )->int:       # at least one, unless `share` is 0
     "How many subjects is that?"
-    if not 0 <= share or share >= 1 and share != int(share): raise ValueError(f"A part of the subjects must be a share from 0 to 1 or a whole number, got {share}.")
+    if not 0 <= share < np.inf or share >= 1 and share != int(share): raise ValueError(f"A part of the subjects must be a share from 0 to 1 or a whole number, got {share}.")
     return int(share) if share >= 1 else max(1, round(share * n)) if share else 0
 
 # %% ../nbs/02c_slices.ipynb #0d2e84ac

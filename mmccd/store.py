@@ -11,12 +11,13 @@ __all__ = ['FORMAT', 'LARGEST', 'Row', 'IN_MEMORY', 'make_recipe', 'scaled_slice
 # %% ../nbs/02d_store.ipynb #f020b167
 import json
 import os
+import re
 import signal
 import threading
 from collections import namedtuple
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
@@ -26,7 +27,7 @@ import torch
 
 from . import __version__
 from .data import SLICE_RANGE, Case, choose_files, find_cases, printable, to_slices
-from .intensity import DEFAULT, check_method, normalise
+from .intensity import BACKGROUND, DEFAULT, check_method, normalise
 from .phantom import KINDS, MODALITIES, VERSION, make_phantom, phantom_id
 from .slices import MIN_BRAIN, choose_slices, areas, resize, resize_labels, slice_places
 
@@ -80,12 +81,13 @@ def case_arrays(
     size, slices = recipe["size"], recipe["slices"] and range(recipe["slices"][0], recipe["slices"][1] + 1)
     index = choose_slices(case, slices, recipe["tumour_free"], recipe["min_brain"])
     images = np.empty((len(index), len(recipe["modalities"]), size, size), np.float16)
+    edge = BACKGROUND.get(recipe["normalisation"], -1.)
     for j, m in enumerate(recipe["modalities"]):
-        images[:, j] = resize(scaled_slices(case, m, index, recipe["normalisation"]), size)[:, 0].clamp(-LARGEST, LARGEST).half()
+        images[:, j] = resize(scaled_slices(case, m, index, recipe["normalisation"]), size, edge)[:, 0].clamp(-LARGEST, LARGEST).half()
     known = [case.brain] + [case.lesion] * (case.lesion is not None)
     masks = np.zeros((len(index), 2, size, size), np.uint8)
     for j, mask in enumerate(known): masks[:, j] = resize_labels(to_slices(mask, index), size)[:, 0] if index else 0
-    table = [areas(mask, case.affine)[index].round(2).tolist() for mask in known] + [[None] * len(index)] * (2 - len(known))
+    table = [areas(mask, case.affine)[index].round(6).tolist() for mask in known] + [[None] * len(index)] * (2 - len(known))
     return images, masks, [list(row) for row in zip(slice_places(case.brain.shape, case.affine)[index].tolist(), *table)]
 
 # %% ../nbs/02d_store.ipynb #ebcbc33e
@@ -146,11 +148,15 @@ def read_records(
     place,       # path or fsspec URL of a store
 )->dict:         # record by id, sorted, of the complete cases
     "The cases that count: those whose record is written."
-    import warnings, zarr
-    with plain_errors(place), warnings.catch_warnings():
-        warnings.simplefilter("ignore")    # a .DS_Store is no matter of ours
-        found = {id: group.attrs.get("case") for id, group in zarr.open_group(open_place(place), mode="r").groups()}
-    return {id: found[id] for id in sorted(found) if found[id]}
+    import fsspec, zarr
+    found, store = {}, open_place(place)
+    with plain_errors(place):
+        files, root = fsspec.core.url_to_fs(str(place))
+        names = {p["name"].rstrip("/").rsplit("/", 1)[-1] for p in files.ls(root, detail=True) if p["type"] == "directory"}
+        for id in sorted(names):
+            with suppress(FileNotFoundError, ValueError, KeyError, TypeError):  # no group, or a record that a power cut left empty
+                found[id] = zarr.open_group(store, path=id, mode="r").attrs.get("case")
+    return {id: record for id, record in found.items() if record}
 
 # %% ../nbs/02d_store.ipynb #73f83e03
 def write_case(
@@ -164,11 +170,11 @@ def write_case(
     import zarr
     store, stored = open_place(place, write=True), 0
     with plain_errors(place):
+        group = zarr.create_group(store, path=id, overwrite=True)     # whatever half a case was there
         for name, a in dict(images=images, masks=masks).items():
             if not len(a): continue
             array = zarr.create_array(store, name=f"{id}/{name}", data=a, chunks=(1, *a.shape[1:]), shards=a.shape, overwrite=True)
             stored += array.nbytes_stored()
-        group = zarr.open_group(store, path=id, mode="a")
         group.attrs.put({"case": record | {"bytes": int(stored), "mmccd": __version__}})
 
 # %% ../nbs/02d_store.ipynb #20d16395
@@ -227,6 +233,7 @@ def prepare_one(
     "One case, from its files into the store."
     id, source = task
     try:
+        if re.search(r"[\\/]|^\.|^zarr\.json$", id): raise ValueError(f"{id!r} cannot be the name of a case in a store; rename it.")
         case, origin = load_source(source, recipe)
         *arrays, rows = case_arrays(case, recipe)
     except Exception as error: return {"id": id, "error": f"{'' if id in str(error) else f'{id}: '}{plain(error)}"}
@@ -299,8 +306,10 @@ def unfinished(
     "Which cases are still to do, and which only share a name with one that is done?"
     todo, done, failed = [], [], []
     for id, source in tasks:
-        if id not in records: todo.append((id, source))
-        elif records[id]["source"] == source_files(source, recipe): done.append(id)
+        if id not in records: todo.append((id, source)); continue
+        try: same = records[id]["source"] == source_files(source, recipe)
+        except Exception as error: failed.append({"id": id, "error": plain(error)}); continue
+        if same: done.append(id)
         else: failed.append({"id": id, "error": f"{id} is in the store already, made of other files; rename this case, or choose another store."})
     return todo, done, failed
 
@@ -340,7 +349,7 @@ def store_group(
     "Begin a store; take it away again if no case got into it."
     import shutil, zarr
     with plain_errors(place):
-        if new: zarr.open_group(open_place(place, write=True), mode="a").attrs.put({"recipe": recipe})
+        if new: zarr.create_group(open_place(place, write=True), attributes={"recipe": recipe})  # in one piece
     try: yield
     finally:
         if new and not is_url(place) and not read_records(place): shutil.rmtree(place)
@@ -397,7 +406,7 @@ class SliceStore:
     ):
         "Choose slices to train or validate on: a `SliceDataset`."
         modalities = [modalities] if isinstance(modalities, str) else list(modalities or self.recipe["modalities"])
-        ids = self.ids if ids is None else list(ids)
+        ids = self.ids if ids is None else [ids] if isinstance(ids, str) else list(ids)
         for what, names, there in (("case", ids, self.records), ("modality", modalities, self.recipe["modalities"])):
             missing = [n for n in names if n not in there]
             if missing: raise ValueError(f"The store {printable(self.place)} has no {what} {missing[0]}" + f" (and {len(missing) - 1} more)" * (len(missing) > 1) + "; prepare it, or choose others.")
@@ -405,7 +414,7 @@ class SliceStore:
         unknown = {r.id for r in rows if r.lesion_cm2 is None}
         if tumour_free and unknown: raise ValueError(f"Cannot tell which slices of {min(unknown)} are free of tumour: it has no segmentation; prepare it with one, or with healthy=True (--assume-healthy) if it is known to be healthy.")
         chosen = [r for r in rows if not (tumour_free and r.lesion_cm2)]
-        if not chosen: raise ValueError(f"No slice is left of the {len(rows)} of {len(ids)} case{'s' * (len(ids) != 1)} in {printable(self.place)}" + ": all of them show lesion" * bool(rows) + "; choose more cases or wider slices.")
+        if not chosen: raise ValueError(f"No slice is left of {len(ids)} case{'s' * (len(ids) != 1)} in {printable(self.place)}: {f'all {len(rows)} show lesion' if rows else 'none has enough brain'}; choose more cases or wider slices.")
         how = {"ids": sorted({r.id for r in chosen}), "tumour_free": tumour_free, "min_brain": min_brain}
         return SliceDataset(self.place, chosen, modalities, self.recipe | {"chosen": how}, in_memory)
 

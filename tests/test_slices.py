@@ -31,7 +31,7 @@ def test_choose_by_place_brain_and_lesion():
     brain = np.zeros((240, 240, 20), bool); brain[100:140, 100:150, 2:] = True       # 20 square centimetres
     brain[100:110, 100:110, 1] = True                                                 # 1
     lesion = np.zeros_like(brain); lesion[120, 120, 10:] = True
-    affine = np.diag([-1.0, -1, 1, 1]); affine[2, 3] = 70
+    affine = np.diag([-1.0, -1, 1, 1]); affine[1:3, 3] = 239, 70
     c = case(brain, lesion, affine)
     assert slice_places(brain.shape, affine).tolist() == list(range(70, 90))
     assert choose_slices(c) == list(range(2, 10)) and choose_slices(c, tumour_free=False) == list(range(2, 20))
@@ -40,6 +40,21 @@ def test_choose_by_place_brain_and_lesion():
     assert "Ann has none of the slices 100 to 109: its own are 70 to 89" in sentence(choose_slices, c, range(100, 110))
     c.lesion = None
     assert "it has no segmentation" in sentence(choose_slices, c) and choose_slices(c, tumour_free=False) == list(range(2, 20))
+
+
+def test_an_origin_that_is_not_that_of_brats():
+    for origin in ((120, 120, -77), (0, 239, -5), (0, 0, 0)):
+        affine = np.diag([-1.0, -1, 1, 1]); affine[:3, 3] = origin
+        assert slice_places((240, 240, 155), affine).tolist() == list(range(155)), origin
+
+
+def test_no_slice_asked_for():
+    assert "No slice is asked for" in sentence(choose_slices, case(np.ones((9, 9, 3), bool)), range(0, 0), False)
+
+
+def test_padding_of_another_background():
+    x = torch.full((1, 1, 10, 6), -3.)
+    assert (resize(x, 5, -3.) == -3).all() and (resize(x, 5) == -1).any()
 
 
 def test_other_grids_use_indices_and_their_own_voxels():

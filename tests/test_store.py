@@ -202,6 +202,62 @@ def test_half_a_case_does_not_count(raw, tmp_path):
 
 
 # ------------------------------------------------------------------------------------------------- bad cases, bad places
+def test_the_smallest_lesion_is_a_lesion(tmp_path):
+    "One voxel of a fine grid is far less than a hundredth of a square centimetre."
+    write_case(tmp_path / "raw", "a", ("flair", "t2"), lesion=False, affine=np.diag([-.5, -.5, 1, 1]))
+    path = tmp_path / "raw/a/a_seg.nii.gz"
+    labels = np.zeros((24, 28, 10), np.uint8); labels[12, 14, 5] = 1
+    nib.save(nib.Nifti1Image(labels, np.diag([-.5, -.5, 1, 1])), path)
+    prepare(tmp_path / "raw", tmp_path / "s", **SMALL | dict(size=28, min_brain=0.))
+    store = SliceStore(tmp_path / "s")
+    assert [r.lesion_cm2 > 0 for r in store.table].count(True) == 1
+    free, everything = store.dataset(tumour_free=True), store.dataset(tumour_free=False)
+    assert len(everything) == len(free) + 1 and not free.batch(range(len(free)))["lesion"].any() and everything.batch(range(len(everything)))["lesion"].any()
+
+
+def test_a_record_that_a_power_cut_left_empty(raw, tmp_path):
+    prepare(raw, tmp_path / "s", **SMALL)
+    whole = contents(tmp_path / "s")
+    for text in ("", '{"zarr_form'):
+        (tmp_path / "s/c1/zarr.json").write_text(text)
+        assert list(read_records(tmp_path / "s")) == ["c0", "c2", "c3"]
+        done = prepare(raw, tmp_path / "s", **SMALL)
+        assert (done["new"], done["kept"], done["failed"]) == (1, 3, []) and contents(tmp_path / "s") == whole
+
+
+def test_a_finished_case_that_lost_a_file(raw, tmp_path):
+    prepare(raw, tmp_path / "s", **SMALL)
+    (raw / "c1/c1_t2.nii.gz").unlink(); write_case(raw, "c4", ("flair", "t2"), seed=9)
+    done = prepare(raw, tmp_path / "s", **SMALL)
+    assert [f["id"] for f in done["failed"]] == ["c1"] and "t2" in done["failed"][0]["error"] and done["new"] == 1
+
+
+def test_names_that_no_store_can_hold(tmp_path):
+    for id in ("zarr.json", ".a", "a\\b"): write_case(tmp_path / "raw", id, ("flair",))
+    write_case(tmp_path / "raw", "fine", ("flair",))
+    done = prepare(tmp_path / "raw", tmp_path / "s", **SMALL)
+    assert done["new"] == 1 and all("rename it" in f["error"] for f in done["failed"]), done["failed"]
+
+
+def test_a_store_begins_with_its_recipe(raw, tmp_path):
+    "Nothing on disk may ever be a group without a recipe: it would be refused from then on."
+    seen = []
+    def spy(*args, **kw):
+        seen.append(kw.get("attributes"))
+        raise OSError(28, "No space left on device")
+    with mock.patch("zarr.create_group", spy), pytest.raises(ValueError): prepare(raw, tmp_path / "s", **SMALL)
+    assert seen[0]["recipe"]["size"] == 16
+
+
+@pytest.mark.parametrize("method", ["published", DEFAULT])
+def test_padding_is_background(tmp_path, method):
+    "A case that is not square is padded with what lies around its brain."
+    write_case(tmp_path / "raw", "a", ("flair",))
+    prepare(tmp_path / "raw", tmp_path / "s", **SMALL | dict(size=28, normalisation=method))
+    x = SliceStore(tmp_path / "s").dataset(tumour_free=False).batch([0])["flair"][0, 0]
+    assert (x[:, 0] == (-3 if method == "published" else -1)).all() and (x[:, 3] == x[0, 0]).all()
+
+
 def test_bad_cases_do_not_stop_the_others(raw, tmp_path):
     whole = (raw / "c0/c0_t2.nii.gz").read_bytes()
     (raw / "c0/c0_t2.nii.gz").write_bytes(whole[:-20])
@@ -305,7 +361,7 @@ def test_choosing(raw, tmp_path):
     assert store.dataset(["c1", "c3"]).ids == ["c1", "c3"] and "40 slices" in store.describe() and "all tumour-free" in free.describe()
     assert all(r.brain_cm2 >= 3.2 for r in store.dataset(min_brain=3.2).rows) and len(store.dataset(min_brain=3.2)) < len(store.dataset())
     assert "no case x (and 1 more)" in sentence(store.dataset, ["c0", "x", "y"]) and "no modality t1" in sentence(store.dataset, None, "t1")
-    assert "No slice is left" in sentence(store.dataset, min_brain=1e6) and "No slice is left" in sentence(store.dataset, [])
+    assert "No slice is left" in sentence(store.dataset, min_brain=1e6) and "No slice is left" in sentence(store.dataset, []) and store.dataset("c3").ids == ["c3"]
     json.dumps(free.recipe)
 
 
@@ -317,7 +373,7 @@ def test_all_slices_with_lesion(tmp_path):
     assert not done["failed"] and done["cases"] == 2 and done["slices"] == 10          # a has none, and that is no fault
     assert SliceStore(tmp_path / "s").dataset().ids == ["b"] and prepare(tmp_path / "raw", tmp_path / "s", tumour_free=True, **SMALL)["kept"] == 2
     prepare(tmp_path / "raw/a", tmp_path / "t", **SMALL)
-    assert "all of them show lesion" in sentence(SliceStore(tmp_path / "t").dataset)
+    assert "all 10 show lesion" in sentence(SliceStore(tmp_path / "t").dataset)
 
 
 def test_without_a_segmentation(raw, tmp_path):
