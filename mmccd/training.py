@@ -8,8 +8,8 @@ __all__ = ['PRECISIONS', 'PRESETS', 'COLUMNS', 'CARD', 'METHODS', 'mean_inside',
            'lr_factor', 'ema_average', 'Fit', 'diverged', 'on', 'spread', 'describe_data', 'validate', 'sample_figure',
            'write_durably', 'Sealed', 'checkpoints', 'newest_good', 'log_text', 'curve_figure', 'duration', 'Progress',
            'saving', 'keep_newest', 'Keeper', 'save_sample', 'data_record', 'about_run', 'difference', 'write_record',
-           'check_training', 'alone', 'open_run', 'quiet', 'make_trainer', 'finish', 'card', 'run_fit', 'train',
-           'new_detector', 'store_data', 'make_config']
+           'read_record', 'check_healthy', 'check_training', 'alone', 'open_run', 'quiet', 'make_trainer', 'finish',
+           'card', 'run_fit', 'train', 'new_detector', 'store_data', 'make_config']
 
 # %% ../nbs/07_training.ipynb #f020b167
 import copy
@@ -30,7 +30,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from .detector import Detector, calibrate, describe, write_atomic
+from .detector import Detector, calibrate, describe, fingerprint, write_atomic
 from .intensity import DEFAULT
 
 # %% ../nbs/07_training.ipynb #3f46a57b
@@ -157,14 +157,17 @@ class TrainConfig:
     fpr: float = 0.01           # false-positive rate to calibrate for, in (0, 1)
 
     def __post_init__(self):
-        for name in ("steps", "batch_size", "accumulate", "log_every", "checkpoint_every", "validate_every", "val_slices"):
+        counts = ("steps", "batch_size", "accumulate", "log_every", "checkpoint_every", "validate_every", "val_slices")
+        for name in (*counts, "warmup", "seed"):
+            if type(getattr(self, name)) is not int: raise ValueError(f"{name} must be a whole number, got {getattr(self, name)}")
+        for name in counts:
             if getattr(self, name) < 1: raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if not 0 < self.lr < math.inf: raise ValueError(f"lr must be a positive number, got {self.lr}")
         for name in ("warmup", "weight_decay", "ema", "seed"):
             if not getattr(self, name) >= 0: raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         if not self.clip > 0: raise ValueError(f"clip must be positive, got {self.clip}")
-        for name in ("ema", "fpr"):
-            if not getattr(self, name) < 1: raise ValueError(f"{name} must lie below 1, got {getattr(self, name)}")
+        if not self.ema < 1: raise ValueError(f"ema must lie below 1, got {self.ema}")
+        if not 0 < self.fpr < 1: raise ValueError(f"fpr must lie between 0 and 1, got {self.fpr}")
         if self.precision not in PRECISIONS: raise ValueError(f"unknown precision {self.precision!r}: choose {', '.join(PRECISIONS)}")
         if self.batch_size % self.accumulate:
             raise ValueError(f"a batch of {self.batch_size} slices cannot be worked off in {self.accumulate} equal pieces: choose a divisor")
@@ -192,7 +195,7 @@ def ema_average(
     n,              # steps averaged so far, >= 1; an integer or a tensor
     decay:float,    # share of the old average that stays in the long run
 )->Tensor:
-    "Exponential moving average whose memory grows with the run, up to 1 / (1 - decay) steps."
+    "Average whose memory grows with the run, up to 1 / (1 - decay) steps; see TensorFlow, ExponentialMovingAverage(num_updates)."
     n = torch.as_tensor(n, device=average.device)
     return torch.lerp(average, current, 1 - ((1 + n) / (10 + n)).clamp(max=decay))
 
@@ -355,6 +358,7 @@ def newest_good(
     found = checkpoints(out)
     for path in reversed(found):
         try: Sealed().load_checkpoint(path)
+        except OSError as e: raise ValueError(f"Cannot read {path}: {e.strerror or e}; put that right, or delete it to go on from what was before it.") from e
         except Exception:
             if path != found[0]: warn(f"{path} is cut off or damaged; going on from the checkpoint before it.")
         else: return path
@@ -520,8 +524,8 @@ def data_record(
     data, # any data set
 )->dict:  # ready for JSON
     "What was trained on, well enough to notice that it is another data set."
-    ends = without_labels(data.batch([0, len(data) - 1]))
-    check = hashlib.sha256(b"".join(ends[k].contiguous().numpy().tobytes() for k in sorted(ends))).hexdigest()[:16]
+    some = without_labels(data.batch(spread(len(data), 32)))
+    check = hashlib.sha256(b"".join(some[k].contiguous().numpy().tobytes() for k in sorted(some))).hexdigest()[:16]
     return {"slices": len(data), "what": describe_data(data), "ids": list(getattr(data, "ids", [])), "recipe": getattr(data, "recipe", None), "check": check}
 
 def about_run(
@@ -532,7 +536,9 @@ def about_run(
 )->dict:               # ready for JSON
     "All that decides what a run ends in."
     about = {k: v for k, v in describe(detector).items() if k != "calibration"}
-    about |= {"training": asdict(config), "data": data_record(data), "validation": data_record(val)}
+    first = copy.deepcopy(detector)
+    first.calibration = None  # no part of what training starts from
+    about |= {"training": asdict(config), "data": data_record(data), "validation": data_record(val), "start": fingerprint(first)}
     return json.loads(json.dumps(about, default=str))
 
 # %% ../nbs/07_training.ipynb #e8b084c8
@@ -550,12 +556,37 @@ def difference(
         if words: return words
     return ""
 
+# %% ../nbs/07_training.ipynb #26407310
 def write_record(
     out:Path,    # folder of the run
     record:dict, # ready for JSON
 ):
     "What the run is, and how far it got."
-    write_atomic(out / "train.json", (json.dumps(record, indent=1) + "\n").encode())
+    write_durably(out / "train.json", (json.dumps(record, indent=1) + "\n").encode())
+
+def read_record(
+    out:Path, # folder of the run
+)->dict:      # empty where there is no run
+    "What `write_record` wrote, or a sentence that says why it cannot be read."
+    path = out / "train.json"
+    try: record = json.loads(path.read_bytes()) if path.exists() else {}
+    except OSError as e: raise ValueError(f"Cannot read {path}: {e.strerror or e}; put that right and run it again") from e
+    except ValueError as e: raise ValueError(f"Cannot go on in {out}: its train.json is damaged; start again in another folder, or delete this one") from e
+    return record if isinstance(record, dict) and {"status", "about"} <= record.keys() else {}
+
+# %% ../nbs/07_training.ipynb #cd7dbe72
+def check_healthy(
+    data, # to train on
+    val,  # to validate on
+):
+    "Refuse lesions, and subjects on both sides, where the data sets say whose slices they are and what they show."
+    from mmccd.slices import subject_of
+    for name, d in (("training", data), ("validation", val)):
+        for id, area in ((r.id, r.lesion_cm2) for r in getattr(d, "rows", ()) if hasattr(r, "lesion_cm2")):
+            if area is None: raise ValueError(f"a slice of {id} for {name} is not known to be healthy: prepare it with a segmentation, or with --assume-healthy if it is")
+            if area: raise ValueError(f"a slice of {id} for {name} shows lesion: train and validate on healthy slices only (tumour_free=True)")
+    learn, judge = ({subject_of(str(i)) for i in getattr(d, "ids", ())} for d in (data, val))
+    if both := learn & judge: raise ValueError(f"{min(both)} is among the subjects for training and for validation: split by subject (mmccd.slices.split_subjects)")
 
 # %% ../nbs/07_training.ipynb #a538d512
 def check_training(
@@ -576,6 +607,7 @@ def check_training(
     if config.precision == "fp16" and device != "cuda": raise ValueError(f"fp16 needs a CUDA GPU and this is {device}: choose --precision 32 or bf16")
     if not any(p.requires_grad for p in detector.parameters()):
         raise ValueError(f"{type(detector).__name__} has nothing to train: calibrate it on healthy slices instead")
+    check_healthy(data, val)
 
 # %% ../nbs/07_training.ipynb #63e62333
 @contextmanager
@@ -598,18 +630,18 @@ def open_run(
     warn=print,  # is given one sentence where a checkpoint is damaged
 )->tuple:        # (checkpoint to go on from or None, record of the run)
     "A new run, or the way back into an old one."
-    from mmccd.detect import read_json
-    record = read_json(out / "train.json")
-    if not record and any(p.name != ".lock" for p in out.iterdir()):
+    record = read_record(out)
+    if not record and any(p.name[0] != "." for p in out.iterdir()):  # a lock and halves of files are nothing to lose
         raise ValueError(f"{out} is not empty and holds no training: choose another folder")
     if record and not resume:
-        raise ValueError(f"{out} already holds a training ({record.get('status')}): go on with it by --resume, or choose another folder")
-    if record and (words := difference(record.get("about", {}), about)):
+        raise ValueError(f"{out} already holds a training ({record['status']}): go on with it by --resume, or choose another folder")
+    if record and (words := difference(record["about"], about)):
         raise ValueError(f"Cannot go on with the training in {out}: {words}; give what it was started with, or choose another folder")
     with saving(out):
         if not record: write_record(out, record := {"status": "not done", "about": about})
-        for name in ("checkpoints", "samples"): (out / name).mkdir(exist_ok=True)
-        for part in out.rglob(".*.part"): part.unlink()  # of a process that was killed while it wrote
+        for folder in (out / "checkpoints", out / "samples", out):
+            folder.mkdir(exist_ok=True)
+            for part in folder.glob(".*.part"): part.unlink()  # of a process that was killed while it wrote
     return newest_good(out, warn), record
 
 # %% ../nbs/07_training.ipynb #6d8fb8a4
@@ -686,7 +718,7 @@ Weights: model.safetensors, the moving average of those of the last steps. Use: 
 
 Limits: it knows what it was shown. Other scanners, sequences and ages, and other ways of scaling brightness, are unknown to it, and
 what is unknown it calls abnormal. The threshold keeps its promise on average over healthy slices like those above, not for a
-single brain. Healthy slices of patients are not healthy people. No lesion label was used for training, validation or threshold.
+single brain. Healthy slices of patients are not healthy people. Lesion labels served only to leave out slices that show lesion; no network saw one.
 """
 
 # %% ../nbs/07_training.ipynb #5527794c

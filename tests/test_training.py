@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import namedtuple
 from dataclasses import replace
 from pathlib import Path
 
@@ -48,10 +49,10 @@ class Toy:
 
 
 class Calls(Toy):
-    "Does something when the batch of a certain step is asked for (of the training: a batch of two slices is the record of the data)."
+    "Does something when the batch of a certain step is asked for (of the training: one slice is a check, all of them the record of the data)."
     at, seen = {}, 0
     def batch(self, indices):
-        if len(indices) > 2:
+        if 1 < len(indices) < len(self):
             self.seen += 1
             self.at.get(self.seen, lambda: None)()
         return super().batch(indices)
@@ -175,7 +176,9 @@ def test_accumulation_is_the_same_batch():
 
 @pytest.mark.parametrize("changes,words", [(dict(steps=0), "steps must be at least 1"), (dict(lr=-1.0), "lr must be a positive"), (dict(lr=float("nan")), "lr must be"),
                                            (dict(ema=1.0), "ema must lie below 1"), (dict(precision="8"), "32, bf16, fp16"), (dict(batch_size=6, accumulate=4), "4 equal pieces"),
-                                           (dict(warmup=-1), "warmup"), (dict(clip=0.0), "clip"), (dict(fpr=1.5), "fpr")])
+                                           (dict(warmup=-1), "warmup"), (dict(clip=0.0), "clip"), (dict(fpr=1.5), "fpr must lie between 0 and 1, got 1.5"),
+                                           (dict(fpr=0.0), "fpr must lie between 0 and 1, got 0.0"), (dict(steps=2.5), "steps must be a whole number, got 2.5"),
+                                           (dict(batch_size=8.0), "batch_size must be a whole"), (dict(warmup=1.5), "warmup must be a whole"), (dict(seed=0.5), "seed must be a whole")])
 def test_bad_settings(changes, words):
     with pytest.raises(ValueError, match=words): TrainConfig(**changes)
 
@@ -188,7 +191,7 @@ def test_run_folder(plain):
     assert sorted(p.name for p in (out / "samples").iterdir()) == [f"step-{s:07d}.png" for s in (0, 6, 12)]
     assert not list(out.rglob("*.part")) and json.loads((out / "train.json").read_text()) == record and record["status"] == "done"
     text = (out / "README.md").read_text()
-    for words in ("not a medical device", "24 slices", "8 slices", "12 steps of 8", "96 samples", "seed 0", "4.0 passes"): assert words in text, words
+    for words in ("not a medical device", "Lesion labels served only to leave out slices that show lesion; no network saw one.", "24 slices", "8 slices", "12 steps of 8", "96 samples", "seed 0", "4.0 passes"): assert words in text, words
 
 
 def test_log(plain):
@@ -303,13 +306,32 @@ def test_done_already(plain, capsys):
     assert everything(plain[0]) == before
 
 
+def changed_inside():
+    data = Toy()
+    data.d["t2"][11, 0, 16, 16] += 1  # one pixel of a slice in the middle
+    return data
+
+
 @pytest.mark.parametrize("what,words", [(dict(config=replace(QUICK, lr=0.5)), "training.lr was 0.001 and is 0.5 now"), (dict(config=replace(QUICK, steps=99)), "training.steps was 12 and is 99"),
-                                        (dict(data=Toy(25)), "data.slices was 24 and is 25"), (dict(data=Toy(24, seed=7)), "data.check was"), (dict(val=Toy(8, seed=9)), "validation.check"),
+                                        (dict(data=Toy(25)), "data.slices was 24 and is 25"), (dict(data=Toy(24, seed=7)), "data.check was"), (dict(data=changed_inside()), "data.check was"), (dict(val=Toy(8, seed=9)), "validation.check"),
                                         (dict(cls=ToyCycle), "detector was Noisy and is ToyCycle")])
 def test_resume_with_something_else(plain, what, words):
     before = everything(plain[0])
     with pytest.raises(ValueError, match="Cannot go on with the training in .*" + words): fit(plain[0], resume=True, **what)
     assert everything(plain[0]) == before
+
+
+def test_resume_with_other_first_weights(tmp_path, monkeypatch):
+    "Killed before the first checkpoint, all that is left of the first weights is their fingerprint."
+    monkeypatch.setattr(training, "run_fit", lambda *a: 1 / 0)
+    with pytest.raises(ZeroDivisionError): fit(tmp_path / "run")
+    assert not checkpoints(tmp_path / "run")
+    with pytest.raises(ValueError, match="Cannot go on with the training in .*start was [0-9a-f]{16} and is [0-9a-f]{16} now"):
+        train(detector(seed=1), Toy(), Toy(8, seed=1), tmp_path / "run", QUICK, resume=True, device="cpu", progress=False)
+    calibrated = detector()
+    calibrated.calibration = {"threshold": 1.0}  # has no say
+    with pytest.raises(ZeroDivisionError): train(calibrated, Toy(), Toy(8, seed=1), tmp_path / "run", QUICK, resume=True, device="cpu", progress=False)
+    assert calibrated.calibration
 
 
 def test_nothing_is_overwritten(plain, tmp_path):
@@ -354,6 +376,65 @@ def test_all_checkpoints_damaged(tmp_path):
     with pytest.raises(ValueError, match="none of its checkpoints can be read; start again in another folder"): fit(tmp_path / "run", resume=True)
 
 
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO])
+def test_unreadable_checkpoint(tmp_path, monkeypatch, number):
+    "A file that cannot be read is not called damaged."
+    old, new = stopped_run(tmp_path / "run")
+    real = Path.read_bytes
+    def refuse(self):
+        if self == new: raise OSError(number, os.strerror(number), str(self))
+        return real(self)
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(ValueError, match=f"Cannot read .*{new.name}: {os.strerror(number)}; put that right, or delete it to go on from"): fit(tmp_path / "run", resume=True)
+
+
+@pytest.mark.parametrize("content", [b"", b'{"status": "not do', b"\xff\x00"])
+def test_damaged_record(tmp_path, content):
+    stopped_run(tmp_path / "run")
+    (tmp_path / "run" / "train.json").write_bytes(content)
+    before = sorted(p.name for p in (tmp_path / "run").rglob("*"))
+    for resume in (True, False):
+        with pytest.raises(ValueError, match="^Cannot go on in .*run: its train.json is damaged; start again in another folder, or delete this one$"): fit(tmp_path / "run", resume=resume)
+    assert sorted(p.name for p in (tmp_path / "run").rglob("*")) == before
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"status": "done"}', '[{"text": "data of somebody else"}]'])
+def test_record_of_something_else(tmp_path, content):
+    (tmp_path / "train.json").write_text(content)
+    with pytest.raises(ValueError, match="is not empty and holds no training"): fit(tmp_path, resume=True)
+
+
+def test_unreadable_record(tmp_path, monkeypatch):
+    (tmp_path / "train.json").write_text("{}")
+    def refuse(self): raise PermissionError(errno.EACCES, "Permission denied", str(self))
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(ValueError, match="Cannot read .*train.json: Permission denied"): fit(tmp_path, resume=True)
+
+
+def test_killed_while_the_first_record_is_written(plain, tmp_path):
+    "What such a kill leaves is no reason to refuse."
+    (tmp_path / "run").mkdir()
+    for name in (".lock", ".train.json.part", ".train.json.4711.part", ".DS_Store"): (tmp_path / "run" / name).write_text('{"stat')
+    fit(tmp_path / "run", resume=True)
+    assert everything(tmp_path / "run") == everything(plain[0]) and not list(tmp_path.rglob("*.part")) and (tmp_path / "run" / ".DS_Store").exists()
+
+
+def test_refused_folders_stay_as_they_are(tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    (tmp_path / ".download.part").write_text("mine")
+    with pytest.raises(ValueError, match="is not empty and holds no training"): fit(tmp_path, resume=True)
+    assert (tmp_path / ".download.part").exists()
+
+
+def test_the_record_is_written_durably(tmp_path, monkeypatch):
+    "The record is the way back into a run: it must be on the disk before the first checkpoint is."
+    synced = []
+    real = os.fsync
+    monkeypatch.setattr(training.os, "fsync", lambda fd: (synced.append((tmp_path / ".train.json.part").exists()), real(fd)))
+    training.write_record(tmp_path, {"status": "not done"})
+    assert synced == [True, False] and json.loads((tmp_path / "train.json").read_text()) == {"status": "not done"}  # the file, then its name
+
+
 class Evil:
     def __reduce__(self): return os.mkdir, (os.environ["EVIL"],)
 
@@ -371,7 +452,7 @@ def test_full_disk_while_a_checkpoint_is_written(plain, tmp_path, monkeypatch, n
     real, calls = os.fsync, []
     def full(fd):
         calls.append(fd)
-        if len(calls) == 3: raise OSError(number, os.strerror(number))  # a checkpoint is two: file and folder
+        if len(calls) == 5: raise OSError(number, os.strerror(number))  # the record is two, file and folder, and so is each checkpoint
         real(fd)
     monkeypatch.setattr(training.os, "fsync", full)
     with pytest.raises(ValueError, match=f"Cannot write into .*{os.strerror(number)}; put that right and go on with --resume"): fit(tmp_path / "run")
@@ -383,13 +464,18 @@ def test_full_disk_while_a_checkpoint_is_written(plain, tmp_path, monkeypatch, n
 
 @pytest.mark.parametrize("name", ["log.csv", "model.safetensors", "config.json", "train.json", "README.md"])
 def test_full_disk_anywhere(plain, tmp_path, monkeypatch, name):
-    real = Path.write_bytes
+    real, durably = Path.write_bytes, training.write_durably
     def full(self, content):
-        if f".{name}." in self.name and (tmp_path / "run" / "train.json").exists() == (name != "train.json"):
+        if f".{name}." in self.name:
             real(self, content[:len(content) // 2])
             raise OSError(errno.ENOSPC, "No space left on device")
         return real(self, content)
     monkeypatch.setattr(Path, "write_bytes", full)
+    def no_sync(fd): raise OSError(errno.ENOSPC, "No space left on device")
+    def full_too(path, content):
+        if path.name == name: monkeypatch.setattr(training.os, "fsync", no_sync)
+        durably(path, content)
+    monkeypatch.setattr(training, "write_durably", full_too)
     with pytest.raises(ValueError, match="Cannot write into .*No space left on device"): fit(tmp_path / "run")
     assert not list(tmp_path.rglob("*.part"))
     monkeypatch.undo()
@@ -436,6 +522,36 @@ def test_detector_and_slices_fit(tmp_path):
         data.recipe = recipe
         with pytest.raises(ValueError, match=words): fit(tmp_path / "run", data=data)
     assert not (tmp_path / "run").exists()
+
+
+Row = namedtuple("Row", "id place brain_cm2 lesion_cm2 index")
+
+
+def of_subjects(data, *ids, lesion=0.0):
+    "A data set that knows whose slices it holds, and what they show."
+    data.ids, data.rows = list(ids), [Row(ids[i % len(ids)], 74, 90.0, lesion if i == 5 else 0.0, i) for i in range(len(data))]
+    return data
+
+
+@pytest.mark.parametrize("lesion,say", [(0.7, "shows lesion: train and validate on healthy slices only"), (None, "is not known to be healthy")])
+@pytest.mark.parametrize("part", ["training", "validation"])
+def test_lesions_are_refused(tmp_path, lesion, say, part):
+    found = {"training": lambda k: of_subjects(Toy(), "a", "b", lesion=k), "validation": lambda k: of_subjects(Toy(8, seed=1), "c", lesion=k)}
+    data, val = (make(lesion if name == part else 0.0) for name, make in found.items())
+    with pytest.raises(ValueError, match=f"^a slice of [bc] for {part} .*{say}"): fit(tmp_path / "run", data=data, val=val)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("ids,val_ids,who", [(["a", "b"], ["b"], "b"), (["p_ses-1", "q"], ["p_ses-2"], "p"), (["a"], ["a_healthy_twin"], "a"), (["BraTS-GLI-00005-000"], ["BraTS-GLI-00005-001"], "BraTS-GLI-00005")])
+def test_shared_subjects_are_refused(tmp_path, ids, val_ids, who):
+    with pytest.raises(ValueError, match=f"^{who} is among the subjects for training and for validation: split by subject"):
+        fit(tmp_path / "run", data=of_subjects(Toy(), *ids), val=of_subjects(Toy(8, seed=1), *val_ids))
+    assert not (tmp_path / "run").exists()
+
+
+def test_healthy_slices_of_two_subjects_are_taken(plain, tmp_path):
+    fit(tmp_path / "run", data=of_subjects(Toy(), "p_ses-1", "p_ses-2"), val=of_subjects(Toy(8, seed=1), "q"))
+    assert weights(tmp_path / "run") == weights(plain[0])
 
 
 def test_published_numbers():
