@@ -10,8 +10,7 @@ __all__ = ['FORMAT', 'LARGEST', 'Row', 'IN_MEMORY', 'make_recipe', 'scaled_slice
 
 # %% ../nbs/02d_store.ipynb #f020b167
 import json
-import os
-import re
+import os, re
 import signal
 import threading
 from collections import namedtuple
