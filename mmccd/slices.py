@@ -180,5 +180,5 @@ def split_from_lists(
         if absent := sorted(set(names) - there): missing[name] = absent
     if missing and not partial:
         n, (name, absent) = sum(map(len, missing.values())), next(iter(missing.items()))
-        raise ValueError(f"{n} name{'s' * (n > 1)} in the lists {'have' if n > 1 else 'has'} no case, such as {absent[0]} in {printable(files[name])}; prepare {'them' if n > 1 else 'it'}, or allow partial lists.")
+        raise ValueError(f"{n} name{'s' * (n > 1)} in the lists {'have' if n > 1 else 'has'} no case, such as {absent[0]} in {printable(files[name])}; prepare {'them' if n > 1 else 'it'}, or take {'them' if n > 1 else 'it'} out.")
     return {name: sorted(set(names) & there) for name, names in parts.items()}

@@ -6,7 +6,7 @@
 __all__ = ['FORMAT', 'LARGEST', 'Row', 'IN_MEMORY', 'make_recipe', 'scaled_slices', 'case_arrays', 'plain_errors', 'is_url',
            'open_place', 'read_store', 'read_records', 'write_case', 'Phantoms', 'load_source', 'source_files', 'plain',
            'prepare_one', 'start_worker', 'workers', 'one_thread', 'run_tasks', 'check_recipe', 'unfinished', 'plan',
-           'first_modalities', 'store_group', 'prepare', 'SliceStore', 'describe_slices', 'SliceDataset']
+           'first_modalities', 'store_group', 'prepare', 'SliceStore', 'describe_slices', 'undamaged', 'SliceDataset']
 
 # %% ../nbs/02d_store.ipynb #f020b167
 import json
@@ -154,8 +154,10 @@ def read_records(
         names = {p["name"].rstrip("/").rsplit("/", 1)[-1] for p in files.ls(root, detail=True) if p["type"] == "directory"}
         for id in sorted(names):
             with suppress(FileNotFoundError, ValueError, KeyError, TypeError):  # no group, or a record that a power cut left empty
-                found[id] = zarr.open_group(store, path=id, mode="r").attrs.get("case")
-    return {id: record for id, record in found.items() if record}
+                group = zarr.open_group(store, path=id, mode="r")
+                record = group.attrs.get("case")
+                if record and (not record["rows"] or {"images", "masks"} <= set(group.array_keys())): found[id] = record
+    return found
 
 # %% ../nbs/02d_store.ipynb #73f83e03
 def write_case(
@@ -345,13 +347,13 @@ def store_group(
     recipe:dict,  # for a new store
     new:bool,     # is there nothing yet?
 ):
-    "Begin a store; take it away again if no case got into it."
+    "Begin a store; take it away again if no slice got into it."
     import shutil, zarr
     with plain_errors(place):
         if new: zarr.create_group(open_place(place, write=True), attributes={"recipe": recipe})  # in one piece
     try: yield
     finally:
-        if new and not is_url(place) and not read_records(place): shutil.rmtree(place)
+        if new and not is_url(place) and not any(r["rows"] for r in read_records(place).values()): shutil.rmtree(place)
 
 # %% ../nbs/02d_store.ipynb #74993ee2
 def prepare(
@@ -366,7 +368,7 @@ def prepare(
     normalisation:str=DEFAULT,# method, as in chapter 02b
     jobs:int=1,               # processes, 0 chooses; unless it is 1, a script must call this under `if __name__ == "__main__":`
     progress:bool=True,       # a bar, if on a terminal
-)->dict:                      # "store", "new", "kept", "failed" (id and error each), "cases", "slices", "bytes", "recipe"
+)->dict:                      # "store", "new", "kept", "failed" (id and error each), "cases", "slices", "ill", "unknown", "bytes", "recipe"
     "Write a store of slices; goes on where an earlier run stopped."
     from tqdm import tqdm
     tasks, recipe, new = plan(raw, store, modalities, size=size, slices=slices, tumour_free=tumour_free, min_brain=min_brain, healthy=healthy, normalisation=normalisation)
@@ -375,8 +377,10 @@ def prepare(
         bar = tqdm(run_tasks(todo, store, recipe, workers(jobs, len(todo), store)), "prepare", len(tasks), initial=len(kept) + len(failed), unit="case", disable=None if progress else True)
         failed = sorted(failed + [r for r in bar if "error" in r], key=lambda r: r["id"])
         records = read_records(store)
+        rows = [row for r in records.values() for row in r["rows"]]
+        if records and not rows: raise ValueError(f"No slice of {len(records)} case{'s' * (len(records) != 1)} is fit for a store: all show lesion or have too little brain; ask for other slices, or for less brain.")
     return {"store": str(store), "new": len(tasks) - len(kept) - len(failed), "kept": len(kept), "failed": failed, "cases": len(records),
-            "slices": sum(len(r["rows"]) for r in records.values()), "bytes": sum(r["bytes"] for r in records.values()), "recipe": recipe}
+            "slices": len(rows), "ill": sum(bool(row[2]) for row in rows), "unknown": sum(row[2] is None for row in rows), "bytes": sum(r["bytes"] for r in records.values()), "recipe": recipe}
 
 # %% ../nbs/02d_store.ipynb #0f933836
 Row = namedtuple("Row", "id place brain_cm2 lesion_cm2 index")   # lesion_cm2 is None where it is not known
@@ -433,6 +437,17 @@ def describe_slices(
     places = f"places {min(r.place for r in rows)} to {max(r.place for r in rows)}" if rows else "no places"
     return f"{len(rows)} slices ({lesions}) of {n} case{'s' * (n != 1)} from {origin}, {' '.join(modalities)}, {recipe['size']}×{recipe['size']}, {places}, {recipe['normalisation']}"
 
+# %% ../nbs/02d_store.ipynb #5a6ed1bc
+@contextmanager
+def undamaged(
+    place,    # path or fsspec URL of the store
+    id:str,   # of the case being read
+):
+    "Say which case of a store cannot be read, and what to do."
+    try: yield
+    except Exception as error:
+        raise ValueError(f"Cannot read {id} in the store {printable(place)}: it is damaged; delete {printable(place)}/{id} and prepare it again.") from error
+
 # %% ../nbs/02d_store.ipynb #54dd77ee
 IN_MEMORY = 2e9      # bytes that "auto" is ready to keep
 
@@ -465,11 +480,12 @@ class SliceDataset:
         of_case = {}
         for j, i in enumerate(indices): of_case.setdefault(self.rows[i].id, []).append((j, self.rows[i].index))
         for id, pairs in of_case.items():
-            if id not in self.arrays: self.arrays[id] = [zarr.open_array(open_place(self.place), path=f"{id}/{n}", mode="r") for n in ("images", "masks")]
             at, k = np.array(pairs).T
             wanted, back = np.unique(k, return_inverse=True)
-            for out, array, channels in zip((images, masks), self.arrays[id], (self.channels, [0, 1])):
-                out[at] = array.oindex[wanted][back][:, channels]
+            with undamaged(self.place, id):
+                if id not in self.arrays: self.arrays[id] = [zarr.open_array(open_place(self.place), path=f"{id}/{n}", mode="r") for n in ("images", "masks")]
+                for out, array, channels in zip((images, masks), self.arrays[id], (self.channels, [0, 1])):
+                    out[at] = array.oindex[wanted][back][:, channels]
         return images, masks
 
     def batch(self,

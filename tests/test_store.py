@@ -239,6 +239,26 @@ def test_names_that_no_store_can_hold(tmp_path):
     assert done["new"] == 1 and all("rename it" in f["error"] for f in done["failed"]), done["failed"]
 
 
+def test_a_damaged_case_is_named_and_mended(raw, tmp_path):
+    import shutil
+    prepare(raw, tmp_path / "s", **SMALL)
+    whole = contents(tmp_path / "s")
+    chunk = next(p for p in (tmp_path / "s/c1/images").rglob("*") if p.is_file() and p.name != "zarr.json")
+    chunk.write_bytes(chunk.read_bytes()[:40])
+    text = sentence(SliceStore(tmp_path / "s").dataset, tumour_free=False)
+    assert "c1" in text and "damaged" in text and "prepare it again" in text
+    shutil.rmtree(tmp_path / "s/c1")
+    assert prepare(raw, tmp_path / "s", **SMALL)["new"] == 1 and contents(tmp_path / "s") == whole
+    shutil.rmtree(tmp_path / "s/c2/images")                                     # such a case does not count
+    assert prepare(raw, tmp_path / "s", **SMALL)["new"] == 1 and contents(tmp_path / "s") == whole
+
+
+def test_a_store_without_a_slice_is_none(raw, tmp_path):
+    for options in (dict(min_brain=1e5), dict(tumour_free=True, slices=range(4, 6))):
+        wanted = raw if "min_brain" in options else raw / "c0"
+        assert "No slice of" in sentence(prepare, wanted, tmp_path / "s", **SMALL | options) and not (tmp_path / "s").exists()
+
+
 def test_a_store_begins_with_its_recipe(raw, tmp_path):
     "Nothing on disk may ever be a group without a recipe: it would be refused from then on."
     seen = []
