@@ -215,7 +215,8 @@ def tell_store(
     for f in result["failed"]: say(f["error"])
     many = lambda n, what: f"{n} {what}{'s' * (n != 1)}"
     was = [f"{n} {what}" for n, what in ((result["new"], "new"), (result["kept"], "kept"), (len(result["failed"]), "failed")) if n]
-    if json != "-": print(f"{many(result['cases'], 'case')} with {many(result['slices'], 'slice')}, {result['bytes'] / 1e6:.1f} MB, in {result['store']} ({', '.join(was)})")
+    ill = ", ".join(f"{result[k]} {words}" for k, words in (("ill", "with lesion"), ("unknown", "without a segmentation, of no use for training")) if result[k])
+    if json != "-": print(f"{many(result['cases'], 'case')} with {many(result['slices'], 'slice')}{f' ({ill})' * bool(ill)}, {result['bytes'] / 1e6:.1f} MB, in {result['store']} ({', '.join(was)})")
     return 2 if result["failed"] else 0
 
 # %% ../nbs/16_cli.ipynb #74993ee2
@@ -261,7 +262,7 @@ def run_training(
     from types import SimpleNamespace
     a = SimpleNamespace(**asked)
     check_json(a.json)
-    from mmccd.training import make_config, new_detector, store_data, train as fit
+    from mmccd.training import counted, make_config, new_detector, store_data, train as fit
     config = make_config(a.preset, seed=a.seed, **{k: asked[k] for k in ("steps", "batch_size", "lr", "precision", "accumulate", "checkpoint_every")})
     a.input, a.target = a.input.lower(), a.target.lower()
     new_detector(a.method, a.seed, input=a.input, target=a.target)  # refuses here, before the data is read
@@ -271,7 +272,7 @@ def run_training(
     except KeyboardInterrupt as e: raise Stopped(str(e) or "stopped") from e
     put_json(record, a.json)
     last = record["result"]
-    if a.json != "-": print(f"{a.method} from {a.input} to {a.target}: {last['step']} steps, validation loss {last['val_loss']:.4g}, in {a.out}")
+    if a.json != "-": print(f"{a.method} from {a.input} to {a.target}: {counted(last['step'], 'step')}, validation loss {last['val_loss']:.4g}, in {a.out}")
 
 # %% ../nbs/16_cli.ipynb #e84cdbe9
 @app.command(epilog="Example: mmccd train toy slices.zarr --input flair --target t2 --out run. Then: mmccd detect CASE --weights run --out results")
@@ -282,17 +283,17 @@ def train(
     target: Annotated[str, typer.Option(metavar="flair|t1|t1ce|t2", help="Modality to translate it to.")],
     out: Annotated[Path, typer.Option(metavar="RUN", help="Folder of the run; made where missing.")],
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in RUN, or start it where there is none.")] = False,
-    preset: Annotated[str, typer.Option(metavar="smoke|tiny|paper", help="All settings at once: for seconds; for a CPU; the published numbers, for a GPU.")] = "tiny",
+    preset: Annotated[str, typer.Option(metavar="smoke|tiny|paper", help="All settings at once: smoke (20 steps, for seconds), tiny (2,000 steps, for a CPU), paper (settings of the paper: 100,000 steps, for a GPU).")] = "tiny",
     steps: Setting(int, "Optimizer steps.", "N") = None,          # 1 or more
     batch_size: Setting(int, "Slices a step.", "N") = None,       # 1 or more
     lr: Setting(float, "Learning rate.", "X") = None,             # above 0
     precision: Setting(str, "Precision of the arithmetic.", "32|bf16|fp16") = None, # one of the three
     accumulate: Setting(int, "Work a batch off in N pieces, to save memory.", "N") = None, # divides the batch size
     checkpoint_every: Setting(int, "Steps between two checkpoints; a killed run loses at most these.", "N") = None, # 1 or more
-    val: Annotated[float, typer.Option(metavar="SHARE", help="Share of the subjects to validate on.")] = 0.1,
+    val: Annotated[float, typer.Option(metavar="SHARE|N", help="Share of the subjects to validate on, or how many if 1 or more.")] = 0.1,
     train_list: Annotated[Path, typer.Option(metavar="FILE", help="Names of the subjects to learn from, one a line.", show_default=False)] = None,
     val_list: Annotated[Path, typer.Option(metavar="FILE", help="Names of the subjects to validate on.", show_default=False)] = None,
-    seed: Seed = 0,          # of all randomness
+    seed: Annotated[int, typer.Option(min=0, help="Seed of all randomness (split, first weights, order): same seed, same result.")] = 0, # 0 or more
     device: Device = "auto", # where it runs
     json: Json = "",         # file, or - for standard output
 ):

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from mmccd.cli import main
 from mmccd.data import Case
 from mmccd.detector import Detector, Threshold
 from mmccd.phantom import make_phantom, write_phantom
-from mmccd.store import Phantoms, prepare
+from mmccd.store import Phantoms, SliceStore, prepare
 from mmccd.training import (PRESETS, Sealed, ToyCycle, TrainConfig, Batches, batch_indices, checkpoints, difference, ema_average, lr_factor, make_config,
                             mean_inside, new_detector, newest_good, open_run, seed_of, store_data, train, validate)
 
@@ -276,6 +277,29 @@ def test_stopped_politely_and_resumed(tmp_path, changes, stops):
     assert everything(tmp_path / "run") == everything(tmp_path / "plain")
 
 
+def test_stopped_after_it_was_decided_to_go_on(plain, tmp_path, monkeypatch):
+    "A signal that comes too late for the checkpoint of this step gets one after the next."
+    real = training.Progress.step
+    def late(self, step, *args):
+        if step == 6: os.kill(os.getpid(), signal.SIGTERM)
+        real(self, step, *args)
+    monkeypatch.setattr(training.Progress, "step", late)
+    with pytest.raises(KeyboardInterrupt, match="stopped at step 7 of 12"): fit(tmp_path / "run")
+    assert [p.name for p in checkpoints(tmp_path / "run")] == ["step-0000004.ckpt", "step-0000007.ckpt"]
+    monkeypatch.undo()
+    fit(tmp_path / "run", resume=True)
+    assert everything(tmp_path / "run") == everything(plain[0])
+
+
+def test_number_of_threads_changes_nothing(plain, tmp_path):
+    data, seen = Calls(), []
+    data.at = {5: lambda: seen.append(torch.get_num_threads())}
+    torch.set_num_threads(2)
+    fit(tmp_path / "run", data=data)
+    assert torch.get_num_threads() == 2 and seen == [1]
+    assert everything(tmp_path / "run") == everything(plain[0])
+
+
 def test_second_signal_stops_at_once(plain, tmp_path):
     data = Calls()
     data.at = {6: lambda: [os.kill(os.getpid(), signal.SIGINT) for _ in range(2)]}
@@ -300,10 +324,31 @@ def test_killed_between_the_last_checkpoint_and_the_end(plain, tmp_path, monkeyp
     assert everything(tmp_path / "run") == everything(plain[0])
 
 
+@pytest.mark.parametrize("lost", ["model.safetensors", "config.json"])
+@pytest.mark.parametrize("from_checkpoint", [True, False])
+def test_done_but_the_result_is_lost(plain, tmp_path, lost, from_checkpoint):
+    "A run without its weights is not done: the last checkpoint has them, and without one it is trained again."
+    out = tmp_path / "run"
+    shutil.copytree(plain[0], out)
+    (out / lost).unlink()
+    if not from_checkpoint:
+        for path in checkpoints(out): path.unlink()
+        data = Calls()
+        data.at = {8: lambda: os.kill(os.getpid(), signal.SIGTERM)}
+        with pytest.raises(KeyboardInterrupt, match="stopped at step"): fit(out, data=data, resume=True)
+        assert json.loads((out / "train.json").read_text())["status"] == "not done"
+    assert fit(out, resume=True)["status"] == "done"
+    assert everything(out)[:3] == everything(plain[0])[:3]
+    assert Detector.from_pretrained(out).threshold == plain[1]["result"]["threshold"]
+
+
 def test_done_already(plain, capsys):
     before = everything(plain[0])
     assert fit(plain[0], resume=True) == plain[1] and "is done already" in capsys.readouterr().err
     assert everything(plain[0]) == before
+
+
+LEARN = "the slices to learn from are others: the store has changed since, or --val, --seed or the lists are others"
 
 
 def changed_inside():
@@ -312,13 +357,19 @@ def changed_inside():
     return data
 
 
-@pytest.mark.parametrize("what,words", [(dict(config=replace(QUICK, lr=0.5)), "training.lr was 0.001 and is 0.5 now"), (dict(config=replace(QUICK, steps=99)), "training.steps was 12 and is 99"),
-                                        (dict(data=Toy(25)), "data.slices was 24 and is 25"), (dict(data=Toy(24, seed=7)), "data.check was"), (dict(data=changed_inside()), "data.check was"), (dict(val=Toy(8, seed=9)), "validation.check"),
+@pytest.mark.parametrize("what,words", [(dict(config=replace(QUICK, lr=0.5)), "--lr was 0.001 and is 0.5 now"), (dict(config=replace(QUICK, steps=99)), "--steps was 12 and is 99 now, and a run cannot be lengthened, because its learning rate depends on its length; give"),
+                                        (dict(config=replace(QUICK, warmup=1)), r"warmup \(of --preset\) was 3"), (dict(config=replace(QUICK, batch_size=4)), "--batch-size was 8 and is 4"), (dict(config=replace(QUICK, seed=5)), "--seed was 0 and is 5"),
+                                        (dict(data=Toy(25)), LEARN), (dict(data=Toy(24, seed=7)), LEARN), (dict(data=changed_inside()), LEARN), (dict(val=Toy(8, seed=9)), LEARN.replace("learn from", "validate on")),
                                         (dict(cls=ToyCycle), "detector was Noisy and is ToyCycle")])
 def test_resume_with_something_else(plain, what, words):
     before = everything(plain[0])
     with pytest.raises(ValueError, match="Cannot go on with the training in .*" + words): fit(plain[0], resume=True, **what)
     assert everything(plain[0]) == before
+
+
+def test_differences_in_words_of_the_user():
+    assert training.for_user("config.target was t2 and is t1 now") == "--target was t2 and is t1 now"
+    assert training.for_user("detector was ToyCycle and is Other now") == "detector was ToyCycle and is Other now"
 
 
 def test_resume_with_other_first_weights(tmp_path, monkeypatch):
@@ -423,7 +474,7 @@ def test_refused_folders_stay_as_they_are(tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
     (tmp_path / ".download.part").write_text("mine")
     with pytest.raises(ValueError, match="is not empty and holds no training"): fit(tmp_path, resume=True)
-    assert (tmp_path / ".download.part").exists()
+    assert (tmp_path / ".download.part").exists() and not (tmp_path / ".lock").exists()
 
 
 def test_the_record_is_written_durably(tmp_path, monkeypatch):
@@ -513,7 +564,7 @@ def test_more_refusals(tmp_path):
     with pytest.raises(ValueError, match="Threshold has nothing to train"): train(Threshold(), Toy(), Toy(8), tmp_path / "run", QUICK, device="cpu")
     with pytest.raises(ValueError, match="unknown method 'cicle': choose toy"): new_detector("cicle")
     with pytest.raises(ValueError, match="unknown preset 'huge': choose smoke, tiny, paper"): make_config("huge")
-    assert not (tmp_path / "run").exists() and make_config("paper", lr=None, steps=7) == replace(PRESETS["paper"], steps=7)
+    assert not (tmp_path / "run").exists() and make_config("paper", lr=None, steps=7) == replace(PRESETS["paper"], steps=7, warmup=0)
 
 
 def test_detector_and_slices_fit(tmp_path):
@@ -552,6 +603,20 @@ def test_shared_subjects_are_refused(tmp_path, ids, val_ids, who):
 def test_healthy_slices_of_two_subjects_are_taken(plain, tmp_path):
     fit(tmp_path / "run", data=of_subjects(Toy(), "p_ses-1", "p_ses-2"), val=of_subjects(Toy(8, seed=1), "q"))
     assert weights(tmp_path / "run") == weights(plain[0])
+
+
+def test_a_short_run_is_not_all_warm_up():
+    assert [make_config("tiny", steps=n).warmup for n in (5, 60, 1000, 2000, 5000)] == [0, 6, 100, 100, 100]
+    assert make_config("tiny", steps=60, warmup=9).warmup == 9 and make_config("tiny", lr=0.1).warmup == 100
+    for name, preset in PRESETS.items(): assert make_config(name) == preset
+
+
+def test_opening():
+    few, many = (of_subjects(Toy(8, seed=1), *ids) for ids in (("c", "c_healthy_twin"), ("c", "d", "e")))
+    lines = training.opening(of_subjects(Toy(), "a", "b"), few, QUICK, None, True)
+    assert lines[0] == "learning from 24 healthy slices of 2 subjects, validating on 8 of 1 subject" and "rests on 1 validation subject only" in lines[1] and lines[2:] == ["no checkpoint yet, starting from the beginning"]
+    assert len(training.opening(Toy(), many, QUICK, None, False)) == len(training.opening(Toy(), Toy(8), QUICK, None, False)) == 1
+    assert training.opening(Toy(1), many, QUICK, Path("step-0000008.ckpt"), True) == ["learning from 1 healthy slice, validating on 8 of 3 subjects", "going on from step 8 of 12"]
 
 
 def test_published_numbers():
@@ -639,6 +704,12 @@ def test_ctrl_c_in_a_real_process(store, undisturbed, tmp_path):
     assert code == 0 and everything(out) == everything(undisturbed), err
 
 
+def test_two_threads_in_a_real_process(store, undisturbed, tmp_path):
+    code, text, err = run(store, tmp_path / "run", before="import os\nos.environ.update(dict.fromkeys(('OMP_NUM_THREADS', 'MKL_NUM_THREADS'), '2'))")
+    assert code == 0 and everything(tmp_path / "run") == everything(undisturbed), err
+    assert "learning from " in err and " healthy slices of " in err and "the threshold rests on 1 validation subject only" in err
+
+
 def test_what_was_trained_can_be_used(undisturbed, tmp_path, capsys):
     "The run folder of a command is what the next command loads."
     case = write_phantom(make_phantom("glioma", seed=3, index=0, slices=range(76, 80), twin=False), tmp_path / "cases")
@@ -658,7 +729,7 @@ def words(store, *more): return ["train", "toy", str(store), "--input", "flair",
 
 @pytest.mark.parametrize("change,say", [({1: "cicle"}, "unknown method 'cicle'"), ({2: "/no/such"}, "/no/such"), ({6: "flair"}, "input and target are both flair"), ({6: "t1"}, "no modality t1"),
                                         ({8: "gpu"}, "'gpu'"), ({10: "huge"}, "unknown preset"), (["--batch-size", "6", "--accumulate", "4"], "4 equal pieces"), (["--precision", "fp16"], "fp16 needs"),
-                                        (["--train-list", "x"], "--val-list"), (["--train-list", "nofile", "--val-list", "nofile"], "nofile"), (["--lr", "0"], "lr"), (["--val", "2.5"], "2.5"), (["--steps", "0"], "steps")])
+                                        (["--train-list", "x"], "--val-list"), (["--train-list", "nofile", "--val-list", "nofile"], "nofile"), (["--lr", "0"], "lr"), (["--val", "2.5"], "2.5"), (["--val", "0"], "--val must leave at least one subject to validate on"), (["--steps", "0"], "steps")])
 def test_wrong_words(store, tmp_path, capsys, change, say):
     line = words(store, *(change if isinstance(change, list) else []))
     for i, word in (change.items() if isinstance(change, dict) else ()): line[i] = word
@@ -679,13 +750,28 @@ def test_one_subject_and_no_healthy_slice(tmp_path, capsys):
 
 
 def test_lists_and_json(store, tmp_path, capsys):
-    from mmccd.store import SliceStore
     ids = [i for i in SliceStore(store).ids if "healthy" in i]
     (tmp_path / "train.txt").write_bytes("\r\n".join(ids[:2]).encode())
     (tmp_path / "val.txt").write_text(ids[2])
     assert main(words(store, "--steps", 4, "--train-list", tmp_path / "train.txt", "--val-list", tmp_path / "val.txt", "--out", tmp_path / "run", "--json")) == 0
     record = json.loads(capsys.readouterr().out)
     assert record["about"]["data"]["ids"] == ids[:2] and record["about"]["validation"]["ids"] == [ids[2]] and record["result"]["step"] == 4
+
+
+def test_the_ill_are_not_drawn_for_validation(tmp_path):
+    "Only subjects with a healthy slice are split, so that every seed gives something to validate on; lists may still ask for others."
+    place = tmp_path / "slices.zarr"
+    prepare(Phantoms(healthy=2, glioma=3, seed=3), place, size=32, slices=range(78, 80), modalities=["flair", "t2"], progress=False)
+    ill = {r.id for r in SliceStore(place).table} - {r.id for r in SliceStore(place).table if not r.lesion_cm2}
+    assert ill
+    for seed in range(8):
+        data, val = store_data(place, "flair", "t2", 1, seed=seed)
+        assert len(val.ids) == 1 and not ill & {*data.ids, *val.ids}
+    (tmp_path / "ill.txt").write_text(min(ill))
+    (tmp_path / "well.txt").write_text(data.ids[0])
+    for lists, what in ((("ill", "well"), "training"), (("well", "ill"), "validation")):
+        with pytest.raises(ValueError, match=f"^no subject for {what} has a healthy slice: choose a larger --val, another --seed, or other lists$"):
+            store_data(place, "flair", "t2", train_list=tmp_path / f"{lists[0]}.txt", val_list=tmp_path / f"{lists[1]}.txt")
 
 
 def test_only_healthy_slices(store):
