@@ -356,7 +356,8 @@ def test_demo(run, tmp_path, monkeypatch):
 def test_ctrl_c(tmp_path):
     "A real process, a real signal."
     done = subprocess.Popen([sys.executable, "-c", "import sys; from mmccd.cli import main; sys.exit(main())", "phantom", tmp_path / "out", "--glioma", "5"],
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))  # a shell in the background ignores it
     while not (tmp_path / "out").exists() and done.poll() is None: time.sleep(0.1)
     time.sleep(1)
     os.kill(done.pid, signal.SIGINT)

@@ -664,20 +664,23 @@ def wait_for(condition, process, seconds=200):
 SLOW_DISK = "import os, time\nreal = os.fsync\nos.fsync = lambda fd: (time.sleep(.4), real(fd))"
 
 
+SLOW_STEPS = "import time, mmccd.training as t\nwas = t.Progress.step\nt.Progress.step = lambda *a: (time.sleep(.06), was(*a))[1]\n"  # else a fast machine is done before it is killed
+
+
 def test_killed_at_random_moments(store, undisturbed, tmp_path):
     "SIGKILL, again and again; once while a checkpoint is being written."
     out, rng = tmp_path / "run", random.Random(20)
     newest = lambda: ([""] + [p.name for p in checkpoints(out)])[-1]
     for kill in range(4):
-        had, delay, writing = newest(), rng.uniform(0, 1.5), kill == 2
-        process = command(store, out, "--resume", before=SLOW_DISK * writing)
+        had, delay, writing = newest(), rng.uniform(0, 1), kill == 2
+        process = command(store, out, "--resume", before=SLOW_STEPS + SLOW_DISK * writing)
         part = lambda: list(out.glob("checkpoints/.step-*.part"))
         wait_for({0: lambda: (out / "log.csv").exists(), 2: part}.get(kill, lambda: newest() > had), process)
         if not writing: time.sleep(delay)
         process.kill()
         process.wait()
         print(f"kill {kill}: {'while writing' if writing else f'{delay:.2f} s after a sign of life'}, newest checkpoint {newest() or 'none'}")
-        assert process.returncode == -signal.SIGKILL or newest() == "step-0000160.ckpt"
+        assert process.returncode == -signal.SIGKILL
         if writing: assert part() and newest() == had
     code, text, err = run(store, out, "--resume")
     assert code == 0, err
