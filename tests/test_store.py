@@ -457,7 +457,7 @@ def run(capsys):
 def test_command(run, raw, tmp_path):
     options = ("--slices", "all", "--size", 16, "--min-brain", 1, "--jobs", 1)
     code, out, err = run("prepare", raw, tmp_path / "s", *options)
-    assert code == 0 and not err and out.startswith("4 cases with 40 slices, ") and str(tmp_path / "s") in out and "(4 new)" in out
+    assert code == 0 and not err and out.startswith("4 cases with 40 slices (6 with lesion), ") and str(tmp_path / "s") in out and "(4 new)" in out
     code, out, err = run("prepare", raw, tmp_path / "s", *options, "--json")
     assert code == 0 and json.loads(out)["kept"] == 4 and json.loads(out)["recipe"]["min_brain"] == 1.0
     prepare(raw, tmp_path / "api", **SMALL)
