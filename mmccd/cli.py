@@ -211,12 +211,12 @@ def tell_store(
     json:str="", # file, or - for standard output
 )->int:          # exit code: 2 if a case failed
     "What is in the store now; errors on standard error."
+    from mmccd.training import counted
     put_json(result, json)
     for f in result["failed"]: say(f["error"])
-    many = lambda n, what: f"{n} {what}{'s' * (n != 1)}"
     was = [f"{n} {what}" for n, what in ((result["new"], "new"), (result["kept"], "kept"), (len(result["failed"]), "failed")) if n]
     ill = ", ".join(f"{result[k]} {words}" for k, words in (("ill", "with lesion"), ("unknown", "without a segmentation, of no use for training")) if result[k])
-    if json != "-": print(f"{many(result['cases'], 'case')} with {many(result['slices'], 'slice')}{f' ({ill})' * bool(ill)}, {result['bytes'] / 1e6:.1f} MB, in {result['store']} ({', '.join(was)})")
+    if json != "-": print(f"{counted(result['cases'], 'case')} with {counted(result['slices'], 'slice')}{f' ({ill})' * bool(ill)}, {result['bytes'] / 1e6:.1f} MB, in {result['store']} ({', '.join(was)})")
     return 2 if result["failed"] else 0
 
 # %% ../nbs/16_cli.ipynb #74993ee2

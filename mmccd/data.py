@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['SLICE_RANGE', 'NIFTI', 'NAMES', 'OTHER', 'RESULT', 'GEOMETRY', 'split_ending', 'split_name', 'bad_file', 'printable',
-           'nifti_files', 'case_files', 'two_claims', 'case_id', 'common_name', 'expand_cases', 'find_cases', 'Grid',
-           'check_header', 'open_nifti', 'read_array', 'read_volume', 'read_labels', 'check_same_grid', 'box_of',
-           'fill_slices', 'least_signal', 'brain_mask', 'to_slices', 'to_volume', 'as_stored', 'write_nifti',
+           'plain', 'nifti_files', 'case_files', 'two_claims', 'case_id', 'common_name', 'expand_cases', 'find_cases',
+           'Grid', 'check_header', 'open_nifti', 'read_array', 'read_volume', 'read_labels', 'check_same_grid',
+           'box_of', 'fill_slices', 'least_signal', 'brain_mask', 'to_slices', 'to_volume', 'as_stored', 'write_nifti',
            'read_case', 'choose_files', 'no_images', 'one_modality', 'Case']
 
 # %% ../nbs/02_data.ipynb #f020b167
@@ -69,6 +69,13 @@ def printable(
 )->str:      # the same; bytes that are no text, as old archives leave them in names, as backslashes
     "A name that every terminal and every file can take."
     return str(path).encode("utf-8", "backslashreplace").decode()
+
+def plain(
+    error:BaseException, # what was raised
+)->str:                  # one line
+    "What went wrong, without a traceback; the type where the words were not written for users."
+    text = " ".join(str(error).split())
+    return text if text and isinstance(error, (ValueError, OSError)) else f"Unexpected {type(error).__name__}: {text or 'no message'}"
 
 # %% ../nbs/02_data.ipynb #1c7cf2e0
 def nifti_files(

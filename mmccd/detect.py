@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['map_slices', 'anomaly_volume', 'volume_ml', 'telling_slices', 'report_figure', 'writing', 'result_files', 'Detection',
-           'detect_case', 'describe_run', 'read_json', 'earlier_cases', 'sentence', 'attempt', 'output_folder',
-           'check_place', 'is_complete', 'write_run', 'detect_many', 'protocol_slices', 'read_result', 'score_case',
-           'result_ids', 'pair_cases', 'evaluate', 'align', 'score_text']
+           'detect_case', 'describe_run', 'read_json', 'earlier_cases', 'attempt', 'output_folder', 'check_place',
+           'is_complete', 'write_run', 'detect_many', 'protocol_slices', 'read_result', 'score_case', 'result_ids',
+           'pair_cases', 'evaluate', 'align', 'score_text']
 
 # %% ../nbs/05_detect.ipynb #f020b167
 import errno
@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from . import scoring
-from .data import SLICE_RANGE, Case, bad_file, check_same_grid, choose_files, find_cases, printable, read_volume, to_slices, to_volume
+from .data import SLICE_RANGE, Case, bad_file, check_same_grid, choose_files, find_cases, plain, printable, read_volume, to_slices, to_volume
 from .detector import Detector, describe, fingerprint, write_atomic
 from .intensity import BACKGROUND, DEFAULT
 from .slices import resize, resize_back, resize_labels
@@ -203,14 +203,6 @@ def earlier_cases(
                          "choose another folder, or give --overwrite.")
     return {}, sorted(records)
 
-# %% ../nbs/05_detect.ipynb #25826efb
-def sentence(
-    error:BaseException, # what was raised
-)->str:                  # one line
-    "What went wrong, without a traceback; the type where the words were not written for users."
-    text = " ".join(str(error).split())
-    return text if text and isinstance(error, (ValueError, OSError)) else f"Unexpected {type(error).__name__}: {text or 'no message'}"
-
 # %% ../nbs/05_detect.ipynb #abddc82a
 def attempt(
     id:str,         # of the case
@@ -229,7 +221,7 @@ def attempt(
         record = {"status": "done", "files": found.save(out), "threshold": found.threshold, "volume_ml": round(found.volume_ml, 3)}
     except Exception as error:
         if stop: raise
-        record = {"status": "failed", "error": sentence(error)}
+        record = {"status": "failed", "error": plain(error)}
     return {"id": id, **record, "seconds": round(time.perf_counter() - start, 2)}
 
 # %% ../nbs/05_detect.ipynb #c72ce38e
@@ -408,7 +400,7 @@ def evaluate(
         try: kind, scored = score_case(id, *read_result(id, out, truths.get(id), run.get("input")), protocol, threshold)
         except (ValueError, OSError) as error:
             if stop: raise
-            errors.append({"id": id, "error": sentence(error)})
+            errors.append({"id": id, "error": plain(error)})
         else: found[kind].append(scored)
     score = lambda subjects, h: scoring.score_subjects(subjects, h, protocol) if subjects else None
     known = {s[0] for s in found["lesion"]} | {r["id"] for r in found["healthy"] + errors}

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'LARGEST', 'Row', 'IN_MEMORY', 'make_recipe', 'scaled_slices', 'case_arrays', 'plain_errors', 'is_url',
-           'open_place', 'read_store', 'read_records', 'write_case', 'Phantoms', 'load_source', 'source_files', 'plain',
+           'open_place', 'read_store', 'read_records', 'write_case', 'Phantoms', 'load_source', 'source_files',
            'prepare_one', 'start_worker', 'workers', 'one_thread', 'run_tasks', 'check_recipe', 'unfinished', 'plan',
            'first_modalities', 'store_group', 'prepare', 'SliceStore', 'describe_slices', 'undamaged', 'SliceDataset']
 
@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 from . import __version__
-from .data import SLICE_RANGE, Case, choose_files, find_cases, printable, to_slices
+from .data import SLICE_RANGE, Case, choose_files, find_cases, plain, printable, to_slices
 from .intensity import BACKGROUND, DEFAULT, check_method, normalise
 from .phantom import KINDS, MODALITIES, VERSION, make_phantom, phantom_id
 from .slices import MIN_BRAIN, choose_slices, areas, resize, resize_labels, slice_places
@@ -218,14 +218,7 @@ def source_files(
     files, seg = choose_files(source, recipe["modalities"])
     return {Path(p).name: os.path.getsize(p) for p in (*files.values(), seg) if p}
 
-# %% ../nbs/02d_store.ipynb #1d754241
-def plain(
-    error:BaseException, # what was raised
-)->str:                  # one line
-    "What went wrong, without a traceback; the type where the words were not written for users."
-    text = " ".join(str(error).split())
-    return text if text and isinstance(error, (ValueError, OSError)) else f"Unexpected {type(error).__name__}: {text or 'no message'}"
-
+# %% ../nbs/02d_store.ipynb #060ade1b
 def prepare_one(
     task:tuple,   # (id, source)
     place,        # path or fsspec URL of the store

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import mmccd.detect as detect_module
-from mmccd.data import Case
-from mmccd.detect import (align, anomaly_volume, detect_case, detect_many, evaluate, output_folder, protocol_slices, score_text, sentence,
+from mmccd.data import Case, plain
+from mmccd.detect import (align, anomaly_volume, detect_case, detect_many, evaluate, output_folder, protocol_slices, score_text,
                           telling_slices, volume_ml)
 from mmccd.detector import Detector, EverythingPositive, Threshold, ThresholdConfig, fingerprint
 from test_detector import Tiny
@@ -372,9 +372,9 @@ def test_interrupted(cases, tmp_path, monkeypatch):
     assert [c["status"] for c in again["cases"]] == ["skipped", "done", "done"]
 
 
-def test_sentence():
-    assert sentence(ValueError("a\n b")) == "a b" and sentence(KeyError("k")).startswith("Unexpected KeyError")
-    assert sentence(MemoryError()) == "Unexpected MemoryError: no message"
+def test_plain():
+    assert plain(ValueError("a\n b")) == "a b" and plain(KeyError("k")).startswith("Unexpected KeyError")
+    assert plain(MemoryError()) == "Unexpected MemoryError: no message"
 
 
 # --------------------------------------------------------------------------------------------------------- evaluate
