@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['SIGNS', 'WEIGHTS', 'read_off_brain', 'check_slices', 'Detector', 'ThresholdConfig', 'Threshold',
            'EverythingPositiveConfig', 'EverythingPositive', 'healthy_threshold', 'calibrate', 'write_atomic',
-           'describe', 'fingerprint', 'save_detector', 'packaged', 'find_weights', 'find_class', 'damage',
-           'load_detector']
+           'describe', 'fingerprint', 'tensor_file', 'save_detector', 'packaged', 'find_weights', 'find_class',
+           'damage', 'load_detector']
 
 # %% ../nbs/03_detector.ipynb #f020b167
 import hashlib
@@ -210,19 +210,30 @@ def fingerprint(
 
 def _tensors(detector): return {k: v.detach().cpu().contiguous() for k, v in detector.state_dict().items()}
 
+# %% ../nbs/03_detector.ipynb #9e8c4724
+def tensor_file(
+    folder:Path, # with config.json
+    stored:dict, # what config.json holds
+)->Path:
+    "Where the numbers lie: beside config.json, or in a neighbouring folder that several detectors share."
+    return (folder.parent / Path(stored["tensors"]).name if "tensors" in stored else folder) / "model.safetensors"
+
 # %% ../nbs/03_detector.ipynb #4a9328de
 def save_detector(
     detector:Detector, # any detector
     folder:str|Path, # made where missing; files of another detector in it are replaced
+    half:bool=False, # keep float16: half the bytes, three decimal digits
+    beside:str="",   # folder beside it for the tensors, where several detectors share them
 )->Path:             # the folder
     "Keep a detector as `config.json` and `model.safetensors`."
     import mmccd
     from safetensors.torch import save
-    folder, tensors = Path(folder), save(_tensors(detector), metadata={"format": "pt"})
+    kept = {k: v.half() if half and v.is_floating_point() else v for k, v in _tensors(detector).items()}
+    folder, tensors = Path(folder), save(kept, metadata={"format": "pt"})
     if folder.exists() and not folder.is_dir(): raise ValueError(f"{folder} is a file, and a detector is kept in a folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    config = {**describe(detector), "sha256": hashlib.sha256(tensors).hexdigest(), "mmccd": mmccd.__version__}
-    write_atomic(folder / "model.safetensors", tensors)
+    config = {**describe(detector), "sha256": hashlib.sha256(tensors).hexdigest(), "mmccd": mmccd.__version__} | ({"tensors": beside} if beside else {})
+    for place in (folder, tensor_file(folder, config).parent): place.mkdir(parents=True, exist_ok=True)
+    write_atomic(tensor_file(folder, config), tensors)
     write_atomic(folder / "config.json", (json.dumps(config, indent=1) + "\n").encode())
     return folder
 
@@ -282,7 +293,7 @@ def load_detector(
     folder = find_weights(name)
     try:
         stored = json.loads((folder / "config.json").read_text())
-        tensors = (folder / "model.safetensors").read_bytes()
+        tensors = tensor_file(folder, stored).read_bytes()
         if hashlib.sha256(tensors).hexdigest() != stored["sha256"]: raise ValueError("its two files do not belong together; copy the weights again")
         found = find_class(stored["detector"], stored["module"])
         detector = found(found.Config(**stored["config"]))

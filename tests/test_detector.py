@@ -15,7 +15,8 @@ from torch import nn
 import mmccd.detector as detector_module
 from detector_laws import LAWS, check_detector, maps, toy_slices
 from mmccd.detector import (SIGNS, Detector, EverythingPositive, Threshold, calibrate, find_weights, fingerprint, healthy_threshold,
-                            load_detector, packaged, write_atomic)
+                            load_detector, packaged, save_detector, write_atomic)
+from toy_cases import tree
 
 
 @dataclass(frozen=True)
@@ -192,7 +193,8 @@ def truncate(folder): (folder / "model.safetensors").write_bytes((folder / "mode
 DAMAGE = [truncate, change(config={"width": 8}), change(config={"depth": 3}), change(config=None), change(config={"width": "wide"}),
           change(module="mmccd.nothing", detector="Nobody"), lambda f: (f / "config.json").write_text("{not json"),
           lambda f: (f / "config.json").write_text("[]"), lambda f: (f / "config.json").write_text("{}"),
-          lambda f: (f / "config.json").write_bytes(b"\xff\xfe\x00"), lambda f: (f / "model.safetensors").unlink()]
+          lambda f: (f / "config.json").write_bytes(b"\xff\xfe\x00"), lambda f: (f / "model.safetensors").unlink(),
+          change(tensors="nowhere"), change(tensors=5), change(tensors=None), change(tensors="../../../nowhere")]
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
@@ -201,6 +203,47 @@ def test_damaged_folders(tmp_path, damage):
     damage(folder)
     with pytest.raises(ValueError) as e: load_detector(folder)
     assert str(folder) in str(e.value) and "\n" not in str(e.value)
+
+
+def shared(tmp_path, **fields):
+    "Two detectors of one network, in float16."
+    for i, name in enumerate("ab"):
+        d = Tiny(**fields)
+        d.calibration = {"threshold": float(i), "fpr": 0.01}
+        save_detector(d, tmp_path / name, half=True, beside="all")
+    return d
+
+
+def test_float16_and_shared_tensors(tmp_path):
+    d = shared(tmp_path)
+    assert sorted(tree(tmp_path)) == ["a", "a/config.json", "all", "all/model.safetensors", "b", "b/config.json"]
+    for i, name in enumerate("ab"):
+        again = load_detector(tmp_path / name)
+        assert again.threshold == i and all(v.dtype == torch.float32 and torch.equal(v, d.state_dict()[k].half().float()) for k, v in again.state_dict().items())
+    assert not all(torch.equal(v, v.half().float()) for v in d.state_dict().values())  # float16 did round
+    again.calibration = {"threshold": 7.0}
+    assert fingerprint(load_detector(save_detector(again, tmp_path / "full"))) == fingerprint(again)  # and rounds no second time
+
+
+def test_all_that_share_notice_other_tensors(tmp_path):
+    shared(tmp_path)
+    save_detector(Tiny(width=2), tmp_path / "c", half=True, beside="all")
+    for name in "ab":
+        with pytest.raises(ValueError, match=f"cannot load the detector in {tmp_path / name}: its two files do not belong together"): load_detector(tmp_path / name)
+    (tmp_path / "all/model.safetensors").unlink()
+    with pytest.raises(ValueError, match="model.safetensors cannot be read; copy the weights again") as e: load_detector(tmp_path / "c")
+    assert "\n" not in str(e.value)
+
+
+def test_a_stored_name_leads_nowhere_else(tmp_path):
+    "Tensors are taken from a neighbouring folder, never from a path."
+    (tmp_path / "deep").mkdir()
+    shared(tmp_path / "deep")
+    (tmp_path / "deep/all").rename(tmp_path / "secret")
+    change(tensors="../secret")(tmp_path / "deep/a")
+    with pytest.raises(ValueError, match="model.safetensors cannot be read"): load_detector(tmp_path / "deep/a")
+    (tmp_path / "secret").rename(tmp_path / "deep/secret")
+    assert load_detector(tmp_path / "deep/a").threshold == 0
 
 
 def test_wrong_class(tmp_path):
