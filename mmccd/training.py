@@ -74,9 +74,9 @@ class ToyCycle(Detector):
         super().__init__(config, **kwargs)
         self.f, self.g = (small_net(self.config.width, self.config.kernel) for _ in range(2))
 
-    def translate(self, x, generator=None): return self.f(x)  # input (b 1 h w) to target (b 1 h w)
+    def translate(self, x, brain, generator=None): return self.f(torch.where(brain, x, -1.))  # input (b 1 h w) to target (b 1 h w)
     def score(self, x, brain, generator=None):
-        y = self.f(torch.where(brain, x, -1.))
+        y = self.translate(x, brain)
         return (self.g(torch.where(brain, y, -1.)) - x) ** 2
 
     def loss(self, batch, generator=None):
@@ -314,7 +314,7 @@ def sample_figure(
     generator = torch.Generator(detector.device).manual_seed(0)
     rows = {f"input {c.input}": batch[c.input]}
     if hasattr(detector, "translate"):
-        with torch.no_grad(): rows |= {f"target {c.target}": batch[c.target], "prediction": torch.where(batch["brain"], detector.translate(batch[c.input], generator), -1.)}
+        with torch.no_grad(): rows |= {f"target {c.target}": batch[c.target], "prediction": torch.where(batch["brain"], detector.translate(batch[c.input], batch["brain"], generator), -1.)}
     rows["map"] = detector.anomaly_map(batch[c.input], batch["brain"], generator)
     top = [1.] * (len(rows) - 1) + [getattr(detector, "map_top", 1.)]
     return show_rows(list(rows.values()), row_titles=list(rows), vmin=[-1.] * (len(rows) - 1) + [0.], vmax=top,
@@ -567,7 +567,7 @@ def difference(
     return ""
 
 # %% ../nbs/07_training.ipynb #9ef547d6
-OPTIONS = ("input", "target", "steps", "batch_size", "lr", "precision", "accumulate", "checkpoint_every", "seed")  # of `mmccd train`
+OPTIONS = ("input", "target", "modalities", "steps", "batch_size", "lr", "precision", "accumulate", "checkpoint_every", "seed")  # of `mmccd train`
 
 def for_user(
     words:str, # from `difference`
@@ -625,7 +625,7 @@ def check_training(
     c = detector.config
     for name, d in (("training", data), ("validation", val)):
         if not len(d): raise ValueError(f"there is no healthy slice for {name}")
-        missing = [m for m in dict.fromkeys((c.input, getattr(c, "target", c.input))) if m not in d.batch([0])]
+        missing = [m for m in dict.fromkeys((c.input, getattr(c, "target", c.input), *getattr(c, "modalities", ()))) if m not in d.batch([0])]
         if missing: raise ValueError(f"the slices for {name} have no {missing[0]}: choose among {', '.join(k for k in d.batch([0]) if k not in ('brain', 'lesion'))}")
         for k, made in (getattr(d, "recipe", None) or {}).items():  # of a store
             if k in ("size", "normalisation") and getattr(c, k, made) != made: raise ValueError(f"the detector has {k} {getattr(c, k)} and the slices for {name} have {made}: make one fit the other")
@@ -833,7 +833,7 @@ def train(
         return finish(out, record, fit.ema.module, keeper.rows, device)
 
 # %% ../nbs/07_training.ipynb #a7f6aa39
-METHODS = {"toy": "mmccd.training:ToyCycle"}
+METHODS = {"cycle": "mmccd.cycle:CyclicUNet", "toy": "mmccd.training:ToyCycle"}
 
 def new_detector(
     method:str,  # a name in `METHODS`
@@ -858,6 +858,7 @@ def store_data(
     train_list=None, # file with the names to learn from
     val_list=None,   # file with the names to validate on
     seed:int=0,      # of the split
+    modalities=(),   # which to load; (): input and target
 )->tuple:            # (data to learn from, data to validate on): healthy slices only
     "Two data sets without a subject in common."
     from mmccd.data import printable
@@ -873,7 +874,7 @@ def store_data(
     for name, what in (("train", "training"), ("val", "validation")):
         parts[name] = [i for i in parts[name] if i in able]
         if not parts[name]: raise ValueError(f"no subject for {what} has a healthy slice: choose a larger --val, another --seed, or other lists")
-    return tuple(found.dataset(parts[name], [input, target], tumour_free=True) for name in ("train", "val"))
+    return tuple(found.dataset(parts[name], list(modalities) or [input, target], tumour_free=True) for name in ("train", "val"))
 
 # %% ../nbs/07_training.ipynb #d068f0be
 def make_config(
