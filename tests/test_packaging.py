@@ -96,6 +96,15 @@ def test_import_is_light(code):
     assert done.stdout.splitlines()[-1] == 'loaded:', f'{done.stdout.splitlines()[-1]} (import them inside the functions that need them)'
 
 
+def test_weights_are_packaged():
+    "With the wheel come the numbers, and the cards and curves that say what they are worth."
+    patterns = tomllib.loads((ROOT/'pyproject.toml').read_text())['tool']['setuptools']['package-data']['mmccd']
+    assert {f'weights/**/*.{end}' for end in ('json', 'safetensors', 'md', 'png')} <= set(patterns)
+    fits = {p for pattern in patterns for p in (ROOT/'mmccd').glob(pattern)}
+    kinds = {'.json', '.safetensors', '.md', '.png'}
+    assert {p for p in (ROOT/'mmccd/weights').rglob('*') if p.suffix in kinds} <= fits
+
+
 def test_data_credits_the_atlas():
     words = ' '.join((ROOT/'data/README.md').read_text().split())
     for needed in ('Fonov', 'Collins', 'Louis Collins, McConnell Brain Imaging Centre', 'Permission to use, copy, modify, and distribute'):

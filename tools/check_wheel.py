@@ -19,7 +19,7 @@ print(len(names), "modules import:", ", ".join(names))
 
 def weights(names):
     "Paths of the weights among `names`, from mmccd/ on."
-    return {n for n in names if n.startswith('mmccd/weights/') and n.endswith(('.json', '.safetensors'))}
+    return {n for n in names if n.startswith('mmccd/weights/') and n.endswith(('.json', '.safetensors', '.md', '.png', '.csv'))}
 
 
 def build(out):
