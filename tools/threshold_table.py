@@ -1,7 +1,7 @@
 """Score the packaged plain thresholds on phantoms: python tools/threshold_table.py [--glioma 60 --ms 30 --infarct 30 --healthy 30]
 
 Slice protocol, one modality at a time, calibrated threshold from the weights, oracle beside it, and the everything-positive row.
-Writes data/results/threshold_phantom.json, from which the README's table is made. The seed is not the one the phantom was adjusted on."""
+Writes data/results/threshold_phantom.json. The seed is not the one the phantom was adjusted on."""
 import argparse
 import json
 from concurrent.futures import ProcessPoolExecutor
