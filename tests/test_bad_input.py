@@ -84,10 +84,11 @@ def one_sentence(err, words):
     for w in words: assert w in err, err
 
 
-def test_alone(bad, tmp_path, capsys):
+@pytest.mark.parametrize("weights", ["threshold", "cycle"])
+def test_alone(bad, weights, tmp_path, capsys):
     case, words = bad
     before = tree(tmp_path)
-    assert main(["detect", str(case), "--out", str(tmp_path / "out" / "deep")]) == 2
+    assert main(["detect", str(case), "--weights", weights, "--out", str(tmp_path / "out" / "deep")]) == 2
     out, err = capsys.readouterr()
     one_sentence(err, words)
     assert not out and tree(tmp_path) == before
