@@ -11,6 +11,7 @@ import torch
 from detector_laws import check_detector, maps, toy_slices
 from mmccd.cycle import CyclicUNet, CyclicUNetConfig
 from mmccd.detector import WEIGHTS, Detector, load_detector, packaged, save_detector
+from mmccd.store import one_thread
 from mmccd.training import TrainConfig, checkpoints, new_detector, train
 from mmccd.translate import Translator, directed_pairs, paint, translation_loss
 from mmccd.unet import UNetConfig, preset
@@ -22,11 +23,8 @@ CYCLES = [f"cycle-{a}-{b}" for a, b in directed_pairs(THREE)]
 
 
 @pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def single_thread():
+    with one_thread(): yield
 
 
 def awake(modalities=(), seed=0, input="flair", target="t2", unet=SMALL):

@@ -23,7 +23,7 @@ from mmccd.cli import main
 from mmccd.data import Case
 from mmccd.detector import Detector, Threshold
 from mmccd.phantom import make_phantom, write_phantom
-from mmccd.store import Phantoms, SliceStore, prepare
+from mmccd.store import Phantoms, SliceStore, one_thread, prepare
 from mmccd.training import (PRESETS, Sealed, ToyCycle, TrainConfig, Batches, batch_indices, checkpoints, difference, ema_average, lr_factor, make_config,
                             mean_inside, new_detector, newest_good, open_run, seed_of, store_data, train, validate)
 
@@ -33,11 +33,8 @@ ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_
 
 
 @pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def single_thread():
+    with one_thread(): yield
 
 
 class Toy:
