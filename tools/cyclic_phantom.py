@@ -81,11 +81,11 @@ def store_command(name, folder):
     return prepare_command(f"{folder}/{name}.zarr", recipe_of(name), [id for id, _ in STORES[name][0].tasks()])
 
 
-def slices_of(store, id):
-    "Rows and batch of a subject's slices at places 70 to 89."
-    data = store.dataset([id], tumour_free=False, in_memory=False)
-    at = [k for k, r in enumerate(data.rows) if r.place in PLACES]
-    if [data.rows[k].place for k in at] != list(PLACES): raise ValueError(f"{id} has not all slices at places {PLACES[0]} to {PLACES[-1]}; prepare them all")
+def slices_of(store, id, every=1):
+    "Rows and batch of a subject's slices at places 70 to 89, or at every 4th of them."
+    data, wanted = store.dataset([id], tumour_free=False, in_memory=False), PLACES[::every]
+    at = [k for k, r in enumerate(data.rows) if r.place in wanted]
+    if [data.rows[k].place for k in at] != list(wanted): raise ValueError(f"{id} has not all slices at places {PLACES[0]} to {PLACES[-1]}; prepare them all")
     return [data.rows[k] for k in at], data.batch(at)
 
 
@@ -167,9 +167,9 @@ def train_commands(folders, folder):
     return list(dict.fromkeys(out))
 
 
-def shared_training():
-    "Steps and samples of the packaged network, from the last line of its log; None where there is no log."
-    file = WEIGHTS / "cycle" / "log.csv"
+def shared_training(name="cycle"):
+    "Steps and samples of a packaged network, from the last line of its log; None where there is no log."
+    file = WEIGHTS / name / "log.csv"
     if not file.exists(): return None
     names, *lines = file.read_text().split()
     last = dict(zip(names.split(","), lines[-1].split(",")))
@@ -178,10 +178,10 @@ def shared_training():
 
 # the measurement
 
-def healthy_values(group, store, ids):
-    "For each subject a list: each method's values inside the brain, all 20 slices."
+def healthy_values(group, store, ids, every=1):
+    "For each subject a list: each method's values inside the brain, all 20 slices or some."
     for id in ids:
-        _, batch = slices_of(store, id)
+        _, batch = slices_of(store, id, every)
         yield [m.maps(batch)[batch["brain"]] for m in group]
 
 
@@ -197,14 +197,19 @@ def pixels(m, subject):
     return subject.id, *slice_protocol(*(to_volume(v) for v in (m.maps(subject.batch), subject.batch["lesion"], subject.batch["brain"])), range(1))
 
 
-def measure(group, store, calibration, subjects, healthy):
+def measure(group, store, calibration, subjects, healthy, every=1):
     "Some methods: the threshold of each, its scores by kind, its share of each healthy brain. Few at a time, as their values lie in memory."
-    cut = [threshold_of(m, torch.cat(v)) for m, v in zip(group, zip(*healthy_values(group, calibration, calibration.ids)))]
-    shares = [[(v > h).double().mean().item() for v, (h, _) in zip(values, cut)] for values in healthy_values(group, store, healthy)]
+    cut = [threshold_of(m, torch.cat(v)) for m, v in zip(group, zip(*healthy_values(group, calibration, calibration.ids, every)))]
+    shares = [[(v > h).double().mean().item() for v, (h, _) in zip(values, cut)] for values in healthy_values(group, store, healthy, every)]
     kinds = [k for k in KINDS if any(s.kind == k for s in subjects)]
     for i, (m, (h, reached)) in enumerate(zip(group, cut)):
         yield m, {"threshold": h, "fpr_reached": reached, "healthy": [s[i] for s in shares],
                   "kinds": {k: score_subjects([pixels(m, s) for s in subjects if s.kind == k], h) for k in kinds}}
+
+
+def in_groups(methods, *args):
+    "`measure` for all methods, a few at a time."
+    for i in range(0, len(methods), GROUP): yield from measure(methods[i:i + GROUP], *args)
 
 
 def tidy(x):
@@ -222,8 +227,8 @@ def spread(values):
     return {"n": len(values), "mean": float(np.mean(values)), "sd": sd, "max": max(values), "low": low, "high": high}
 
 
-def evaluate(methods, store, calibration, say=print):
-    "All methods on all subjects of the evidence: what the JSON holds but for its head. MMCCD can be measured by this very function."
+def evaluate(methods, store, calibration, say=print, every=1, look=in_groups):
+    "All methods on all subjects of the evidence: what the JSON holds but for its head. `every`: of the slices that thresholds and healthy shares are measured on."
     if not store.ids or not calibration.ids: raise ValueError("there is nobody to measure: both stores need subjects")
     of = {k: [id for id in store.ids if kind_of(id) == k] for k in ("healthy", *KINDS)}
     found = {id: protocol_slice(store, id) for k in KINDS for id in of[k]}
@@ -232,8 +237,7 @@ def evaluate(methods, store, calibration, say=print):
               "subjects": {k: {"columns": ["id", "place", "lesion_cm2", "pixels", "prevalence"], "rows": [outline(s) for s in subjects if s.kind == k]} for k in KINDS},
               "methods": {}, "kinds": {k: {} for k in KINDS}, "healthy": {"ids": of["healthy"], "shares": {}, "summary": {}}}
     methods = list(methods)
-    groups = [methods[i:i + GROUP] for i in range(0, len(methods), GROUP)]
-    for m, got in (pair for group in groups for pair in measure(group, store, calibration, subjects, of["healthy"])):
+    for m, got in look(methods, store, calibration, subjects, of["healthy"], every):
         result["methods"][m.key] = {"method": m.name, "input": m.input, "target": m.target, "needs": m.needs, "threshold": got["threshold"], "fpr_reached": got["fpr_reached"], **m.record}
         for k, r in got["kinds"].items():
             result["kinds"][k][m.key] = {"oracle_threshold": r["oracle_threshold"], "summary": {c: r["summary"][c] for c in SCORES}, "columns": SCORES, "rows": [[s[c] for c in SCORES] for s in r["subjects"]]}
@@ -340,36 +344,52 @@ def ordered(methods):
     return sorted(methods, key=place)
 
 
-def options(argv):
-    "What was asked for."
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+def usual_options(words, out):
+    "What each tool that measures on these subjects can be asked for."
+    parser = argparse.ArgumentParser(description=words.split("\n")[0])
     parser.add_argument("--work", type=Path, default=Path("build/cyclic_phantom"), help="folder for the two stores")
     parser.add_argument("--evidence", type=Path, help="a store made already")
     parser.add_argument("--calibration", type=Path, help="a store made already")
-    parser.add_argument("--runs", type=Path, nargs="+", default=[], help="folders of trained runs with two networks each")
-    parser.add_argument("--as-is", action="store_true", help="a trial: take stores and runs as they are, unfinished")
+    parser.add_argument("--as-is", action="store_true", help="a trial: take stores, weights and runs as they are, unfinished")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--out", type=Path, default=RESULT)
+    parser.add_argument("--out", type=Path, default=out)
+    return parser
+
+
+def options(argv):
+    "What was asked for."
+    parser = usual_options(__doc__, RESULT)
+    parser.add_argument("--runs", type=Path, nargs="+", default=[], help="folders of trained runs with two networks each")
     return parser.parse_args(argv)
+
+
+def open_stores(args):
+    "Where both stores lie, and both, filled unless they are taken as they are; nobody else may be in them."
+    if not args.out.parent.is_dir(): raise ValueError(f"cannot write {args.out}: its folder does not exist")
+    where = places(args.work, args.evidence, args.calibration)
+    if not args.as_is: fill(where)
+    stores = [SliceStore(where[k]) for k in ("evidence", "calibration")]
+    if more := sorted({id for s in stores for id in s.ids} - {id for p, _ in STORES.values() for id, _ in p.tasks()}): raise ValueError(f"the stores hold {more[0]}, who is none of the subjects; make stores for this tool alone")
+    return where, *stores
 
 
 def head(args, where, device):
     "How the numbers came about, and how to get them again."
     home, names = "build/cyclic_phantom", " ".join(f"build/cyclic_phantom/{Path(r).name}" for r in args.runs)
     command = "python tools/cyclic_phantom.py" + f" --runs {names}" * bool(names) + f" --device {device}" * (device != "cpu") + " --as-is" * args.as_is
-    return {"command": command, "before": [store_command(k, home) for k in STORES] + train_commands(args.runs, home), "date": date.today().isoformat(), "device": device,
-            "torch": torch.__version__, "mmccd": mmccd.__version__, "phantom": phantom.VERSION, "seed": {k: p.seed for k, (p, _) in STORES.items()}, "protocol": PROTOCOL, "fpr": FPR,
-            "missing": missing(where)}
+    return {"command": command, "before": [store_command(k, home) for k in STORES] + train_commands(args.runs, home)} | circumstances(where, device) | {"protocol": PROTOCOL}
+
+
+def circumstances(where, device):
+    "When, where and with what something was measured."
+    return {"date": date.today().isoformat(), "device": device, "torch": torch.__version__, "mmccd": mmccd.__version__, "phantom": phantom.VERSION,
+            "seed": {k: p.seed for k, (p, _) in STORES.items()}, "fpr": FPR, "missing": missing(where)}
 
 
 def main(argv=None):
     args = options(argv)
     torch.set_num_threads(1)
-    if not args.out.parent.is_dir(): raise ValueError(f"cannot write {args.out}: its folder does not exist")
-    device, where = pick_device(args.device), places(args.work, args.evidence, args.calibration)
-    if not args.as_is: fill(where)
-    store, calibration = (SliceStore(where[k]) for k in ("evidence", "calibration"))
-    if more := sorted(set(store.ids + calibration.ids) - {id for p, _ in STORES.values() for id, _ in p.tasks()}): raise ValueError(f"the stores hold {more[0]}, who is none of the subjects; make stores for this tool alone")
+    device, (where, store, calibration) = pick_device(args.device), open_stores(args)
     cycles = {(x, y): load_detector(f"cycle-{x}-{y}").to(device) for x, y in directed_pairs(MODALITIES)}
     runs, trained = load_runs(args.runs, store.ids, args.as_is)
     runs = {p: d.to(device) for p, d in runs.items()}
