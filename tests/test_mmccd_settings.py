@@ -1,5 +1,6 @@
 "The cheapest setting: what the tool measures, the rule by which it chooses, and that the library's default is what it chose."
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -50,11 +51,12 @@ def test_a_row_is_what_it_says(place):
 def test_goes_on_where_it_was_stopped(place, tmp_path, monkeypatch):
     monkeypatch.setattr(tool, "SETTINGS", FEW)
     monkeypatch.setattr(tool, "WIDTHS", (0, 8))
+    monkeypatch.setattr(tool, "STEPS", ("tiles, 1 step", "4 strips at once, 1 step"))
     monkeypatch.setattr(tool, "VALIDATION", Phantoms(healthy=1, glioma=2, seed=5))
     monkeypatch.setattr(tool, "ProcessPoolExecutor", lambda *a, **k: Here())
     monkeypatch.setattr(tool, "as_completed", lambda found: found)
     monkeypatch.setattr(tool, "prepare", lambda *a, **k: None)
-    words = ["--weights", "mmccd-flair-t2", "masked-flair-t2", "--store", str(place), "--work", str(tmp_path / "w"), "--out", str(tmp_path / "r.json")]
+    words = ["--weights", "mmccd-flair-t2", "cycle-flair-t2", "--store", str(place), "--work", str(tmp_path / "w"), "--out", str(tmp_path / "r.json")]
     tool.main(words)
     result, rows = json.loads((tmp_path / "r.json").read_text()), (tmp_path / "w" / "rows.jsonl").read_text().splitlines()
     kept = rows[: len(rows) // 2]
@@ -63,8 +65,10 @@ def test_goes_on_where_it_was_stopped(place, tmp_path, monkeypatch):
     monkeypatch.setattr(tool, "measure", lambda *a: calls.append(a) or measure(*a))
     tool.main(words)
     assert json.loads((tmp_path / "r.json").read_text()) == result and len(calls) == len(rows) - len(kept)
-    assert set(result["samplers"]) == set(FEW) and len(result["patients"]) == 2 and set(result["options"]["mmccd-flair-t2"]) == set(tool.OPTIONS) and not result["options"]["masked-flair-t2"]
-    assert result["widths"]["mmccd-flair-t2"]["8"]["difference"]["mean"] == 0  # tiles are 8 wide
+    assert set(result["samplers"]) == set(FEW) and len(result["patients"]) == 2 and set(result["options"]["mmccd-flair-t2"]) == {tool.SHIPPED, *tool.OPTIONS} and set(result["options"]["cycle-flair-t2"]) == {tool.SHIPPED, tool.OPTIONS[0]} and list(result["widths"]) == ["mmccd-flair-t2"]
+    assert result["widths"]["mmccd-flair-t2"]["8"]["ap"] == result["samplers"]["tiles, 1 step"]["ap"]  # tiles are 8 wide
+    assert result["options"]["mmccd-flair-t2"][tool.OPTIONS[0]]["ap"] != result["options"]["mmccd-flair-t2"][tool.SHIPPED]["ap"]
+    assert len(result["pairs"]) == 6 and all(v["4 strips at once, 1 step"]["difference"]["mean"] == 0 for v in result["pairs"].values())
     assert "| paper |" in tool.table(result)
 
 
@@ -81,5 +85,5 @@ def test_the_default_is_what_was_chosen():
     r = json.loads(tool.RESULT.read_text())
     assert r["weights"] == {w: tool.print_of(w) for w in r["weights"]}, "measured with other weights: run tools/mmccd_settings.py again"
     assert r["fast"] == tool.cheapest(r["samplers"])
-    if r["fast"]: assert SAMPLERS["fast"] == tool.SETTINGS[r["fast"]]
+    assert SAMPLERS["fast"] == replace(tool.SETTINGS[r["fast"]], pooling=tool.best_pooling(r["pooling"][r["fast"]]))
     assert tool.SETTINGS["paper"] == SAMPLERS["paper"] and len(r["patients"]) == 20

@@ -20,11 +20,12 @@ import mmccd
 from mmccd import phantom
 from mmccd.detector import fingerprint, load_detector, write_atomic
 from mmccd.intensity import BACKGROUND, DEFAULT
-from mmccd.masked_diffusion import SAMPLERS, Sampler, changed, learn_usual
+from mmccd.masked_diffusion import SAMPLERS, Sampler, changed, usual_map
 from mmccd.masking import MaskPlan, pool, spread
 from mmccd.scoring import average_precision, summarise
 from mmccd.slices import resize, resize_back, resize_labels
 from mmccd.store import Phantoms, SliceStore, one_thread, prepare
+from mmccd.translate import directed_pairs
 
 sys.path.insert(0, str(Path(__file__).parent))
 from cyclic_phantom import MODALITIES, PLACES, prepare_command, protocol_slice, slices_of, tidy  # noqa: E402
@@ -33,7 +34,7 @@ RESULT = Path(__file__).parent.parent / "data" / "results" / "mmccd_settings.jso
 VALIDATION = Phantoms(healthy=10, glioma=20, seed=405, whole=True)
 MOST, MARGIN = 64, .01
 POOLS = {"mean": pool, "min": lambda e, m: pool(e, m, "min"), "median": lambda e, m: pool(e, m, "median"), "spread": spread}
-SETTINGS = {  # all that are compared, chosen before any was run
+SETTINGS = {  # all that are compared; the first fifteen were chosen before any was run, the others when several strips at once with more steps came out ahead
     "paper": SAMPLERS["paper"],
     "published strips, 10 steps": Sampler("published", steps=10),
     "published strips, 1 step": Sampler("published"),
@@ -49,14 +50,24 @@ SETTINGS = {  # all that are compared, chosen before any was run
     "4 strips at once, 4 steps": Sampler("tiles", together=4, steps=4),
     "4 strips at once, 1 step": Sampler("tiles", together=4),
     "blocks, 1 step": Sampler("blocks"),
+    "2 strips at once, 7 steps": Sampler("tiles", together=2, steps=7),
+    "4 strips at once, 8 steps": Sampler("tiles", together=4, steps=8),
+    "4 strips at once, 14 steps": Sampler("tiles", together=4, steps=14),
+    "4 strips at once, 50 steps": Sampler("tiles", together=4, steps=50),
+    "4 strips at once, 100 steps": Sampler("tiles", together=4, steps=100),
 }
-OPTIONS = ("divided by healthy means", "both targets averaged")  # of tiles, 1 step
-WIDTHS = (0, 4, 6, 8, 12, 16)  # pixels hidden across, of 64, as the training drew them; 0: nothing is hidden, the whole slice is judged
+CONTROL = "tiles, 1 step told t = 0"  # shows what a wrong time does; no candidate
+STEPS = ("tiles, 1 step", "4 strips at once, 1 step", "4 strips at once, 4 steps", "4 strips at once, 14 steps")  # asked of all pairs: does the choice carry over?
+SHIPPED, OPTIONS = "as shipped", ("divided by healthy means", "both targets averaged")  # of detectors as they are shipped
+WIDTHS = (0, 4, 8, 16)  # pixels hidden across, of 64, as the training drew them; 0: nothing is hidden, the whole slice is judged
 
 
 def print_of(weights):
     "Fingerprint of the networks, whatever sampler and threshold they are shipped with."
-    return fingerprint(changed(load_detector(weights), sampler=Sampler()))
+    d = load_detector(weights)
+    if hasattr(d.config, "sampler"): d = changed(d, sampler=Sampler())
+    d.calibration = None
+    return fingerprint(d)
 
 
 def small(batch, m, size):
@@ -82,11 +93,13 @@ def by_sampler(detector, batch, sampler):
     return {name: score(torch.where(brain, a, 0.), batch) | {"evaluations": cost} for name, a in zip(POOLS, maps)}
 
 
-def by_detector(detector, batch, times):
-    "One map of a changed detector, which costs `times` as much as tiles with one step."
-    x, brain = small(batch, detector.config.input, detector.config.size)
-    cost = MaskPlan(detector.config.sampler.family(detector.config.size), brain).cost(1) * times
-    return {"mean": score(detector.anomaly_map(x, brain, generator()), batch) | {"evaluations": cost}}
+def by_detector(detector, batch, usual=1.):
+    "One map, divided by what is usual."
+    c = detector.config
+    x, brain = small(batch, c.input, c.size)
+    masked = hasattr(c, "sampler")
+    cost = MaskPlan(c.sampler.family(c.size), brain).cost(c.sampler.steps if c.diffusion else 1) * (1 + len(c.also)) if masked else 2
+    return {"mean": score(detector.anomaly_map(x, brain, generator()) / usual, batch) | {"evaluations": cost}}
 
 
 @torch.no_grad()
@@ -97,17 +110,17 @@ def open_eyes(detector, batch):
     return {"mean": score(trace.error, batch) | {"evaluations": 2}}
 
 
-def dividing(detector, store):
-    "Usual map learned from the healthy subjects of validation, every fourth slice."
+def usual_of(detector, store):
+    "Usual map of the healthy subjects of validation, every fourth slice."
     parts = [{k: v[::4] for k, v in slices_of(store, id)[1].items()} for id in store.ids if "healthy" in id]
     both = [small(b, detector.config.input, detector.config.size) for b in parts]
-    return learn_usual(changed(detector, sampler=Sampler(), divide=True), *(torch.cat(v) for v in zip(*both)), generator())
+    return usual_map(detector, *(torch.cat(v) for v in zip(*both)), generator())
 
 
 def averaging(detector):
     "The maps of both targets, averaged."
     c = detector.config
-    return changed(detector, sampler=Sampler(), also=tuple(m for m in c.modalities if m not in (c.input, c.target)))
+    return changed(detector, also=tuple(m for m in c.modalities if m not in (c.input, c.target)))
 
 
 @lru_cache(maxsize=4)
@@ -115,9 +128,11 @@ def looker(weights, setting, place):
     "What a setting does with a slice: batch -> {pooling: row}."
     detector = load_detector(weights)
     if setting in SETTINGS: return lambda batch: by_sampler(detector, batch, SETTINGS[setting])
-    if setting in OPTIONS:
-        other = dividing(detector, SliceStore(place)) if setting == OPTIONS[0] else averaging(detector)
-        return lambda batch: by_detector(other, batch, 1 + (setting == OPTIONS[1]))
+    if setting == SHIPPED: return lambda batch: by_detector(detector, batch)
+    if setting == OPTIONS[1]: return lambda batch: by_detector(averaging(detector), batch)
+    if setting == OPTIONS[0]:
+        usual = usual_of(detector, SliceStore(place))
+        return lambda batch: by_detector(detector, batch, usual)
     width = int(setting.removeprefix("width "))
     return lambda batch: by_sampler(detector, batch, Sampler(width=width)) if width else open_eyes(detector, batch)
 
@@ -129,12 +144,20 @@ def measure(weights, setting, place, id):
         return found and {"weights": weights, "setting": setting, "id": id, "fingerprint": print_of(weights), "found": looker(weights, setting, place)(found.batch)}
 
 
+def pairs_of(weights):
+    "The names of all six pairs, of the same kind."
+    return [f"{weights.split('-')[0]}-{a}-{b}" for a, b in directed_pairs(MODALITIES)]
+
+
 def tasks(weights, ids):
     "Everything to be measured, as (weights, setting, id): all samplers with the first weights, options and widths with all."
-    for k, w in enumerate(weights):
-        extra = ["tiles, 1 step", *(OPTIONS if load_detector(w).config.diffusion else ()), *(f"width {v}" for v in WIDTHS)]
-        yield from ((w, s, id) for s in dict.fromkeys([*(SETTINGS if k == 0 else ()), *extra]) if s != "paper" for id in ids)
-    yield from ((weights[0], "paper", id) for id in ids)  # last, as it takes longest
+    yield from ((weights[0], s, id) for s in sorted(SETTINGS, key=lambda s: SETTINGS[s].steps) for id in ids)
+    yield from ((w, s, id) for w in pairs_of(weights[0]) if w != weights[0] for s in STEPS for id in ids)
+    for w in weights:
+        c = load_detector(w).config
+        masked = hasattr(c, "sampler")
+        extra = [SHIPPED, OPTIONS[0], *(OPTIONS[1:] if masked and c.diffusion else ()), *(f"width {v}" for v in WIDTHS if masked)]
+        yield from ((w, s, id) for s in extra for id in ids)
 
 
 def known(file, prints):
@@ -146,7 +169,7 @@ def known(file, prints):
 def everything(place, weights, file, jobs, say):
     "All rows, from `file` or made now and added to it."
     ids = [id for id in SliceStore(place).ids if "glioma" in id]
-    done = known(file, {w: print_of(w) for w in weights})
+    done = known(file, {w: print_of(w) for w in {*weights, *pairs_of(weights[0])}})
     todo = [t for t in tasks(weights, ids) if t not in done]
     write_atomic(file, "".join(json.dumps(r) + "\n" for r in done.values()).encode())  # without a line that was cut off
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool_, file.open("a") as out:
@@ -173,8 +196,14 @@ def line(rows, base):
 
 def cheapest(lines):
     "The rule: the fewest evaluations, at most `MOST`, among those whose mean AP is at most `MARGIN` below that of paper; None if there is none."
-    able = {k: v for k, v in lines.items() if v["evaluations"] <= MOST and v["difference"]["mean"] >= -MARGIN}
+    able = {k: v for k, v in lines.items() if k != CONTROL and v["evaluations"] <= MOST and v["difference"]["mean"] >= -MARGIN}
     return min(able, key=lambda k: able[k]["evaluations"], default=None)
+
+
+def best_pooling(lines):
+    "The rule: that with the largest AP among those whose paired interval lies above the mean's, else the mean as published. The median of two is the smaller one: min before median."
+    better = {p: v for p, v in lines.items() if p != "mean" and v["difference"]["low"] > 0}
+    return max(better, key=lambda p: better[p]["ap"]["mean"], default="mean")
 
 
 def summary(done, weights):
@@ -182,11 +211,14 @@ def summary(done, weights):
     first = weights[0]
     of = lambda w, s, p="mean": column(done, w, s, p)
     samplers = {s: line(of(first, s), of(first, "paper")) for s in SETTINGS}
-    out = {"samplers": samplers, "fast": cheapest(samplers), "pooling": {s: {p: line(of(first, s, p), of(first, s)) for p in POOLS} for s in ("paper", "published strips, 1 step", "tiles, 1 step")}}
-    base = {w: of(w, "tiles, 1 step") for w in weights}
+    fast = cheapest(samplers)
+    asked = [s for s in ("paper", "published strips, 1 step", "tiles, 1 step", fast) if s]
+    out = {"samplers": samplers, "fast": fast, "pooling": {s: {p: line(of(first, s, p), of(first, s)) for p in POOLS} for s in asked}, "options": {}, "widths": {}}
+    out["pairs"] = {w: {s: line(of(w, s), of(w, STEPS[1])) for s in STEPS} for w in pairs_of(first)}
     have = lambda w, s: any(k[:2] == (w, s) for k in done)
-    out["options"] = {w: {s: line(of(w, s), base[w]) for s in OPTIONS if have(w, s)} for w in weights}
-    out["widths"] = {w: {str(v): line(of(w, f"width {v}"), base[w]) for v in WIDTHS} for w in weights}
+    for w in weights:
+        out["options"][w] = {s: line(of(w, s), of(w, SHIPPED)) for s in (SHIPPED, *OPTIONS) if have(w, s)}
+        if have(w, "width 8"): out["widths"][w] = {str(v): line(of(w, f"width {v}"), of(w, "width 8")) for v in WIDTHS}
     return tidy(out)
 
 
@@ -200,7 +232,7 @@ def table(result):
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--weights", nargs="+", default=["mmccd-flair-t2", "mmccd-flair-t1", "mmccd-t2-flair", "mmccd-t2-t1", "mmccd-t1-flair", "mmccd-t1-t2", "masked-flair-t2", "masked-t2-t1"], help="the first one is asked for all samplers")
+    parser.add_argument("--weights", nargs="+", default=["mmccd-flair-t2", "mmccd-t2-t1", "cycle-flair-t2", "cycle-t2-t1"], help="the first one is asked for all samplers")
     parser.add_argument("--work", type=Path, default=Path("build/mmccd_settings"), help="folder for the store and the rows")
     parser.add_argument("--store", type=Path, help="a store made already")
     parser.add_argument("--jobs", type=int, default=1)
