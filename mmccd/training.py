@@ -297,7 +297,8 @@ def validate(
         torch.manual_seed(seed := seed_of(config.seed, "validation"))
         generator = torch.Generator(device).manual_seed(seed)
         losses = [detector.eval().loss(without_labels(b, device), generator).item() * len(b["brain"]) for b in batches]
-        calibrate(detector, x, brain, config.fpr, describe_data(val), generator, **record)
+        few = spread(len(x), getattr(detector, "calibrate_on", len(x)))  # a slow detector is content with fewer
+        calibrate(detector, x[few], brain[few], config.fpr, describe_data(val), generator, **record)
     detector.train(mode)
     return {"val_loss": sum(losses) / len(x), "threshold": detector.threshold}
 
@@ -567,7 +568,7 @@ def difference(
     return ""
 
 # %% ../nbs/07_training.ipynb #9ef547d6
-OPTIONS = ("input", "target", "modalities", "steps", "batch_size", "lr", "precision", "accumulate", "checkpoint_every", "seed")  # of `mmccd train`
+OPTIONS = ("input", "target", "modalities", "steps", "batch_size", "lr", "precision", "accumulate", "checkpoint_every", "validate_every", "val_slices", "seed")  # of `mmccd train`
 
 def for_user(
     words:str, # from `difference`
@@ -578,6 +579,8 @@ def for_user(
         what = "learn from" if part == "data" else "validate on"
         return f"the slices to {what} are others: the store has changed since, or --val, --seed or the lists are others"
     if part == "training" and name == "steps": rest += ", and a run cannot be lengthened, because its learning rate depends on its length"
+    if name == "frozen_back": return "--back " + rest.replace("False", "not given").replace("True", "given")
+    if part == "start": return f"{words}, so the first weights are others (of another --back)"
     if part in ("training", "config") and name in OPTIONS: return f"--{name.replace('_', '-')} {rest}"
     return f"{name} (of --preset) {rest}" if part == "training" else words
 
@@ -767,7 +770,7 @@ def card(
     "What a stranger must know before using these weights."
     about, last = record["about"], record["result"]
     c, t, passes = about["config"], about["training"], last["samples"] / about["data"]["slices"]
-    work = f"{counted(last['step'], 'step')} of {counted(t['batch_size'], 'slice')}"
+    work = f"{counted(last['step'], 'step')} of {counted(t['batch_size'], 'slice')}{' (the way there; the way back was taken from another run)' * bool(c.get('frozen_back'))}"
     return CARD.format(**record, last=last, first=first, c=c, to=c.get("target", c["input"]), t=t, passes=passes, h=calibration, took=duration(last["seconds"]),
                        work=work, samples=counted(last["samples"], "sample"), judged=counted(calibration["slices"], "validation slice"))
 
@@ -833,7 +836,7 @@ def train(
         return finish(out, record, fit.ema.module, keeper.rows, device)
 
 # %% ../nbs/07_training.ipynb #a7f6aa39
-METHODS = {"cycle": "mmccd.cycle:CyclicUNet", "toy": "mmccd.training:ToyCycle"}
+METHODS = {"cycle": "mmccd.cycle:CyclicUNet", "mmccd": "mmccd.masked_diffusion:MMCCD", "masked": "mmccd.masked_diffusion:MaskedUNet", "toy": "mmccd.training:ToyCycle"}
 
 def new_detector(
     method:str,  # a name in `METHODS`

@@ -84,7 +84,7 @@ def one_sentence(err, words):
     for w in words: assert w in err, err
 
 
-@pytest.mark.parametrize("weights", ["threshold", "cycle"])
+@pytest.mark.parametrize("weights", ["threshold", "cycle", "mmccd"])
 def test_alone(bad, weights, tmp_path, capsys):
     case, words = bad
     before = tree(tmp_path)

@@ -12,12 +12,14 @@ import pytest
 import torch
 
 import mmccd
-from mmccd.cli import CYCLES, arguments, full_name, main, make_subjects, pick_detector, pick_device, put_json, slice_range, way
+from mmccd.cli import OVER, arguments, full_name, main, make_subjects, pick_detector, pick_device, put_json, slice_range, way
 from mmccd.data import Case, to_slices
 from mmccd.phantom import make_phantom, phantom_id
 from mmccd.detector import Detector, Threshold, load_detector, packaged
 from mmccd.slices import resize, resize_labels
+from mmccd.masked_diffusion import take_back
 from mmccd.store import Phantoms, prepare
+from mmccd.training import about_run, make_config, new_detector, store_data
 from toy_cases import tree, write_case
 
 COMMANDS = ["phantom", "prepare", "train", "detect", "evaluate", "demo"]
@@ -236,7 +238,7 @@ def test_cycle_is_short_for_the_one_that_copies_less(run, tmp_path, modality, na
         with torch.no_grad(): out = [d.back(d.translate(x, brain), brain)[lesion] for x in (ill, well)]
         return (((out[0] - out[1]) * (ill - well)[lesion]).sum() / ((ill - well)[lesion] ** 2).sum()).item()
     shares = {t: share(load_detector(f"cycle-{modality}-{t}")) for t in ("flair", "t1", "t2") if t != modality}
-    assert CYCLES[modality] == min(shares, key=shares.get) == name[-len(CYCLES[modality]):]
+    assert OVER["cycle"][modality] == min(shares, key=shares.get) == name.split("-")[2]
     case = write_case(tmp_path, "a", ("flair", "t1", "t2"))
     code, out, _ = run("detect", case, "--out", tmp_path / "out", "--weights", "cycle", "--input", modality, "--json")
     result = json.loads(out)
@@ -249,12 +251,35 @@ def test_cycle_is_short_for_the_one_that_copies_less(run, tmp_path, modality, na
     assert pick_detector("cycle", paths=[file])[1] == name
 
 
-def test_cycles_that_are_not_there(run, tmp_path):
+@pytest.mark.parametrize("method,input,kind", [("mmccd", "t1", "MMCCD"), ("masked", "t2", "MaskedUNet")])
+def test_masked_ones_by_their_short_name(run, tmp_path, method, input, kind):
+    "By input over which modality; nothing but the input is looked at, and a terminal gets a bar."
+    assert set(OVER[method]) == set(OVER["cycle"]) == {"flair", "t1", "t2"} and {full_name(method, m) for m in OVER[method]} <= set(packaged())
+    case, name = write_case(tmp_path, "a", (input,)), f"{method}-{input}-{OVER[method][input]}"
+    code, out, err = run("detect", case, "--out", tmp_path / "out", "--weights", method, "--input", input, "--device", "cpu", "--json")
+    result = json.loads(out)
+    assert code == 0 and not err and (result["weights"], result["input"], result["detector"]) == (name, input, kind)
+    shape = nib.load(case / f"a_{input}.nii.gz").shape
+    assert nib.load(tmp_path / "out/a/a_anomaly.nii.gz").shape == shape
+    assert pick_detector(name)[0].config == pick_detector(method, input)[0].config
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_slow_detector_shows_a_bar_on_a_terminal(tmp_path, capsys, monkeypatch, terminal):
+    import mmccd.detect
+    seen = []
+    monkeypatch.setattr(mmccd.detect, "detect_many", lambda cases, detector, *a, **k: seen.append(detector.progress) or {"cases": [], "input": "flair"})
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
+    main(["detect", str(write_case(tmp_path, "a")), "--out", str(tmp_path / "out"), "--weights", "mmccd", "--device", "cpu"])
+    assert seen == [terminal]
+
+
+def test_networks_that_are_not_there(run, tmp_path):
     case = write_case(tmp_path, "a", ("flair", "t1ce", "t2"))
     before = tree(tmp_path)
-    refused(run("detect", case, "--out", tmp_path / "out", "--weights", "cycle", "--input", "t1ce"), "no cycle for t1ce comes with mmccd: choose --input flair")
+    for method in OVER: refused(run("detect", case, "--out", tmp_path / "out", "--weights", method, "--input", "t1ce"), f"no {method} for t1ce comes with mmccd: choose --input flair")
     refused(run("detect", case / "a_t1ce.nii.gz", "--out", tmp_path / "out", "--weights", "cycle"), "no cycle for t1ce")
-    refused(run("detect", case, "--out", tmp_path / "out", "--weights", "cycle-t1ce-t2"), "unknown weights 'cycle-t1ce-t2'", "cycle-t1-t2")
+    refused(run("detect", case, "--out", tmp_path / "out", "--weights", "mmccd-t1ce-t2"), "unknown weights 'mmccd-t1ce-t2'", "mmccd-t1-t2", "cycle-t1-t2")
     refused(run("detect", case, "--out", tmp_path / "out", "--weights", "cycle-t2-flair", "--input", "flair"), "made for t2, not flair")
     assert tree(tmp_path) == before
 
@@ -262,7 +287,7 @@ def test_cycles_that_are_not_there(run, tmp_path):
 def test_short_names(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert full_name("", "t1ce") == full_name("threshold", "t1ce") == "threshold-t1ce" and full_name("cycle-t1-t2", "t1ce") == "cycle-t1-t2"
-    assert pick_detector()[1] == "threshold-flair" and pick_detector("cycle")[1] == "cycle-flair-t1"
+    assert pick_detector()[1] == "threshold-flair" and [pick_detector(k)[1] for k in OVER] == [f"{k}-flair-{OVER[k]['flair']}" for k in ("cycle", "masked", "mmccd")]
     Path("cycle").mkdir()
     assert full_name("cycle", "t1") == "cycle-t1-flair"  # an empty folder is no detector
     Threshold(input="t2").save_pretrained("cycle")
@@ -401,19 +426,19 @@ def shown(tmp_path_factory):
     return folder, text.getvalue(), json.loads((folder.parent / "demo.json").read_text())
 
 
-DEMO = [full_name(kind, m) for m in ("flair", "t2", "t1") for kind in ("threshold", "cycle")]
+DEMO = [full_name(kind, m) for m in ("flair", "t2", "t1") for kind in ("threshold", "cycle", "mmccd")]
 
 
 def test_demo_shows_all_side_by_side(shown):
     folder, out, found = shown
     assert sorted(p.name for p in folder.iterdir()) == sorted(["cases", "compare.png", *DEMO]) and list(found["results"]) == DEMO and found["seed"] == 0
     lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in out.splitlines() if line.startswith("|")]
-    assert [line[0] for line in lines[2:]] == [*map(way, DEMO), "everything positive"] and lines[2][0] == "threshold on FLAIR" and lines[3][0] == "cycle FLAIR->T1->FLAIR"
+    assert [line[0] for line in lines[2:]] == [*map(way, DEMO), "everything positive"] and lines[2][0] == "threshold on FLAIR" and [line[0] for line in lines[3:5]] == ["cycle on FLAIR over T1", "MMCCD on FLAIR over T1"]
     for line, result in zip(lines[2:], found["results"].values()):
         assert line[1] == f"{result['scores']['summary']['dice']['mean']:.2f}" and line[-1] == f"{result['healthy'][0]['fpr']:.3f}"
     floor = found["results"]["cycle-t1-flair"]["floor"]
     assert lines[-1][1] == f"{floor['summary']['dice']['mean']:.2f}" and lines[-1][-1] == "1.000"
-    for words in ("proves nothing", "data/results/cyclic_phantom.json", "Look at", "mmccd detect", "mmccd evaluate"): assert words in out
+    for words in ("proves nothing", "data/results/mmccd_phantom.json", "Look at", "mmccd detect", "mmccd evaluate"): assert words in out
 
 
 def test_demo_keeps_detectors_apart(shown):
@@ -438,24 +463,29 @@ def test_demo_picture_has_fixed_scales(shown):
     from mmccd import cli
     folder, _, found = shown
     glioma = next(p.name for p in (folder / "cases").glob("*glioma*"))
-    rows = [cli.demo_row(folder, glioma, m, found["results"]) for m in CYCLES]
-    for m, row in zip(CYCLES, rows):
-        assert len(row) == 5 and [p.get("vmax") for p in row[1::2]] == [2 * found["results"][full_name(k, m)]["scores"]["threshold"] for k in ("threshold", "cycle")]
+    assert sum(cli.DEMO.values(), []) == DEMO
+    rows = [cli.demo_row(folder, glioma, m, found["results"]) for m in cli.DEMO]
+    for m, row in zip(cli.DEMO, rows):
+        assert len(row) == 7 and [p.get("vmax") for p in row[1::2]] == [2 * found["results"][full_name(k, m)]["scores"]["threshold"] for k in ("threshold", "cycle", "mmccd")]
+        assert [p["title"] for p in row[:-1:2]] == [m.upper(), *(f"Dice {found['results'][n]['scores']['summary']['dice']['mean']:.2f}" for n in cli.DEMO[m][:2])]
+        assert [p["title"].split()[0] for p in row[1::2]] == ["threshold", "cycle", "MMCCD"]
         assert all(p["vmin"] == 0 for p in row[1::2]) and all((p["truth"] == row[0]["truth"]).all() for p in row[1::2]) and row[0]["truth"].any()
     sheet = cli.demo_figure(rows, glioma)
-    scales, bars = [ax.images[0].get_clim() for ax in sheet.axes[:15]], [ax for ax in sheet.axes if ax.get_label() == "<colorbar>"]
-    for i, row in enumerate(rows): assert [scales[5 * i + j] for j in (0, 1, 3)] == [(-1, 1), (0, row[1]["vmax"]), (0, row[3]["vmax"])]
+    scales, bars = [ax.images[0].get_clim() for ax in sheet.axes[:21]], [ax for ax in sheet.axes if ax.get_label() == "<colorbar>"]
+    for i, row in enumerate(rows): assert [scales[7 * i + j] for j in (0, 1, 3, 5)] == [(-1, 1), *((0, row[j]["vmax"]) for j in (1, 3, 5))]
     assert [b.get_yticks()[1] for b in bars] == [found["results"][n]["scores"]["threshold"] for n in DEMO]
 
 
 def test_demo_again_and_what_to_type_next(shown, run, monkeypatch):
     import mmccd.detect
+    from mmccd import cli
     from mmccd.viz import Sheet
-    monkeypatch.setattr(mmccd.detect, "report_figure", lambda found: Sheet(1, 1))  # half of the time
+    monkeypatch.setattr(mmccd.detect, "report_figure", lambda found: Sheet(1, 1))  # most of the time is saved by this
+    monkeypatch.setattr(cli, "DEMO", {"flair": cli.DEMO["flair"][:2]})              # and this
     folder, out, _ = shown
-    before = (folder / "cycle-t1-flair/detect.json").read_text()
+    before = (folder / DEMO[1] / "detect.json").read_text()
     assert run("demo", "--out", folder, "--seed", 1)[0] == 0  # it is the demo's own folder
-    assert json.loads((folder / "cycle-t1-flair/detect.json").read_text())["seed"] == 1 != json.loads(before)["seed"]
+    assert json.loads((folder / DEMO[1] / "detect.json").read_text())["seed"] == 1 != json.loads(before)["seed"]
     for line in [s.removeprefix("Next:").split()[1:] for s in out.splitlines() if "mmccd " in s and "YOUR_CASE" not in s]: assert run(*line)[0] == 0, line
 
 
@@ -480,6 +510,71 @@ def test_train_cycle_and_use_it(run, store, tmp_path, options, modalities, netwo
     code, out, err = run("detect", case, "--weights", tmp_path / "run", "--out", tmp_path / "out", "--device", "cpu", "--json")
     assert code == 0 and not err and json.loads(out)["input"] == "t1" and json.loads(out)["detector"] == "CyclicUNet"
     if modalities: refused(run(*words(store, "--modalities", "t1,flair", "--resume", "--out", tmp_path / "run")), "Cannot go on", "modalities")
+
+
+@pytest.mark.parametrize("method", ["mmccd", "masked"])
+def test_train_a_masked_one_without_back(run, store, tmp_path, method):
+    "One pair, and the way back is trained with the way there."
+    assert run(*words(store, "--steps", 2, "--out", tmp_path / "run", method=method))[0] == 0
+    d, first = Detector.from_pretrained(tmp_path / "run"), new_detector(method, input="t1", target="flair", size=32)
+    assert (d.config.modalities, d.config.frozen_back, d.config.diffusion) == ((), False, method == "mmccd")
+    for part in ("f", "g"): assert any(not torch.equal(v, first.state_dict()[k]) for k, v in d.state_dict().items() if k.startswith(part))
+
+
+def test_train_with_the_packaged_way_back(run, tmp_path):
+    "The command that made the packaged weights, in small: the same record as in Python, the way back of `cycle` bit for bit."
+    place, three = tmp_path / "slices.zarr", ["flair", "t1", "t2"]
+    prepare(Phantoms(healthy=2, seed=7), place, size=64, slices=range(79, 80), modalities=three, progress=False)
+    code, out, err = run("train", "mmccd", place, "--input", "flair", "--target", "t2", "--modalities", "flair,t1,t2", "--back", "cycle", "--preset", "smoke", "--steps", 1,
+                         "--lr", 0.002, "--val", 1, "--validate-every", 1, "--val-slices", 2, "--device", "cpu", "--out", tmp_path / "run", "--json")
+    about = json.loads(out)["about"]
+    data, val = store_data(place, "flair", "t2", 1, modalities=three)
+    first = take_back(new_detector("mmccd", 0, input="flair", target="t2", modalities=three, unet="tiny", size=64, normalisation=data.recipe["normalisation"]), load_detector("cycle-flair-t2"))
+    assert code == 0 and about == about_run(first, data, val, make_config("smoke", steps=1, lr=0.002, validate_every=1, val_slices=2, seed=0))
+    d, back = Detector.from_pretrained(tmp_path / "run"), load_detector("cycle-flair-t2").translator.state_dict()
+    assert d.config.frozen_back and all(torch.equal(v, back[k]) for k, v in d.g.state_dict().items())
+    assert any(not torch.equal(v, first.f.state_dict()[k]) for k, v in d.f.state_dict().items())
+
+
+def test_resume_with_back(run, store, tmp_path, monkeypatch):
+    from mmccd import training
+    three = ["--modalities", "flair,t1,t2"]
+    for seed in (0, 1): assert run(*words(store, *three, "--steps", 1, "--seed", seed, "--out", tmp_path / f"cycle{seed}"))[0] == 0
+    def masked(out, *more, back=0): return run(*words(store, *three, "--steps", 3, *(["--back", tmp_path / f"cycle{back}"] if back is not None else []), "--out", tmp_path / out, *more, method="masked"))
+    assert masked("plain")[0] == 0
+    real = training.Progress.step
+    monkeypatch.setattr(training.Progress, "step", lambda self, step, *a: (step == 1 and os.kill(os.getpid(), signal.SIGTERM), real(self, step, *a)))
+    code, out, err = masked("run")
+    assert code == 130 and "go on with --resume" in err
+    monkeypatch.undo()
+    before = tree(tmp_path / "run")
+    refused(masked("run", "--resume", back=None), "Cannot go on", "--back was given and is not given now")
+    refused(masked("run", "--resume", back=1), "Cannot go on", "the first weights are others (of another --back)")
+    refused(masked("run", "--resume", "--validate-every", 2), "--validate-every was 10 and is 2 now")
+    refused(masked("run", "--resume", "--val-slices", 2), "--val-slices was 16 and is 2 now")
+    assert tree(tmp_path / "run") == before
+    assert masked("run", "--resume")[0] == 0
+    assert (tmp_path / "run/model.safetensors").read_bytes() == (tmp_path / "plain/model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("method,options,say", [("cycle", ["--back", "cycle"], "cycle learns its own way back: leave --back out"), ("toy", ["--back", "cycle"], "toy learns its own way back: leave --back out"),
+                                                ("mmccd", ["--back", "nonsense"], "unknown weights 'nonsense'"), ("mmccd", ["--back", "/no/such"], "unknown weights '/no/such'"), ("masked", ["--back", ""], "no modality t1ce"),
+                                                ("mmccd", ["--back", "cycle"], "unknown weights 'cycle-t1-t1ce'"), ("mmccd", ["--validate-every", 0], "validate_every must be at least 1"), ("masked", ["--val-slices", -1], "val_slices must be at least 1"),
+                                                ("mmccd", ["--modalities", "flair"], "shall know flair, and t1 is not among them")])
+def test_train_masked_refuses(run, store, tmp_path, method, options, say):
+    "Before the data are read, which here have no t1ce."
+    refused(run(*words(store, *options, "--target", "t1ce" if method in ("mmccd", "masked") else "flair", "--out", tmp_path / "run", method=method)), say)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("back", ["threshold-t1", "cycle", "cycle-flair-t2", "."])
+@pytest.mark.parametrize("modalities", [[], ["--modalities", "flair,t1,t2"]])
+def test_a_way_back_that_does_not_fit(run, store, tmp_path, monkeypatch, back, modalities):
+    "No cycle at all; made for slices of another size; a folder with neither."
+    monkeypatch.chdir(tmp_path)
+    Threshold(input="t1").save_pretrained(tmp_path)
+    refused(run(*words(store, "--back", back, *modalities, "--out", tmp_path / "run", method="mmccd")), "the way back from flair to t1 does not fit: give a cycle that learned")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("method,options,say", [("toy", ["--modalities", "a,b"], "toy knows one pair of modalities only: leave --modalities out"), ("cycle", ["--modalities", "flair"], "shall know flair, and t1 is not among them"),

@@ -56,12 +56,12 @@ def test_every_method_has_its_row(small):
     assert kind[0] != kind[1] != kind[2] != kind[0] and names == list(small.result["healthy"]["shares"])
 
 
-def test_thresholds_rest_on_every_fourth_slice(small):
-    "By hand: pixels of the places 70, 74, 78, 82, 86 only, and the share of another healthy head above."
+def test_thresholds_rest_on_every_tenth_slice(small):
+    "By hand: pixels of the places 70 and 80 only, and the share of another healthy head above."
     import zarr
     def arrays(s, id):
         group = zarr.open_group(str(s.place), path=id, mode="r")
-        return group["images"][::4].astype(np.float32), group["masks"][::4, 0].astype(bool)
+        return group["images"][::10].astype(np.float32), group["masks"][::10, 0].astype(bool)
     (images, brain), (others, inside) = arrays(small.calibration, small.calibration.ids[0]), arrays(small.evidence, next(i for i in small.evidence.ids if "healthy" in i))
     for channel, m in enumerate(tool.MODALITIES):
         mapped = lambda x: np.log1p(np.exp((-3 if m == "t1" else 3) * x[:, channel]))
@@ -69,7 +69,7 @@ def test_thresholds_rest_on_every_fourth_slice(small):
         made = small.result["methods"][f"threshold {m}"]["threshold"]
         assert made == pytest.approx(values[len(values) - 1 - int(.01 * len(values))], rel=1e-4)
         assert small.result["healthy"]["shares"][f"threshold {m}"] == [pytest.approx((mapped(others)[inside] > made).mean(), abs=2e-3)]
-    batch = small.calibration.dataset(small.calibration.ids, in_memory=False).batch([0, 4, 8, 12, 16])
+    batch = small.calibration.dataset(small.calibration.ids, in_memory=False).batch([0, 10])
     for key in ("masked t2-flair", "mmccd flair-t1"):
         values, said = tool.make(key, weights=small.weights).maps(batch)[batch["brain"]], small.result["methods"][key]
         assert said["fpr_reached"] <= .01 and (values > said["threshold"] * (1 + 1e-4)).double().mean() <= .01 <= (values >= said["threshold"] * (1 - 1e-4)).double().mean()

@@ -63,7 +63,7 @@ def shipped(request, tmp_path_factory, store):
     (folder / "run").mkdir()
     run = a_run(folder / "run", request.param, load_detector(folder / "out" / "cycle-flair-t2"), store)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tool, "PLACES", range(70, 75))
+        patch.setattr(tool, "PLACES", range(70, 75)); patch.setattr(tool, "EVERY", 4)
         tool.main([str(run), str(store), "--out", str(folder / "out")])
     return SimpleNamespace(run=run, out=folder / "out", name=tool.WAYS[request.param.__name__].name, cls=request.param)
 
@@ -93,7 +93,7 @@ def test_each_pair_has_the_fast_sampler_and_a_threshold_of_its_own(shipped, stor
 
 def test_two_processes_find_the_same_thresholds(shipped, store, monkeypatch):
     if shipped.cls is not MMCCD: pytest.skip("one class is enough")
-    monkeypatch.setattr(tool, "PLACES", range(70, 75))
+    monkeypatch.setattr(tool, "PLACES", range(70, 75)); monkeypatch.setattr(tool, "EVERY", 4)
     monkeypatch.setattr(tool, "directed_pairs", lambda _: (("flair", "t1"), ("t2", "t1")))
     for pair, c in tool.thresholds(shipped.run, store, jobs=2):
         assert c | {"date": 0} == load_detector(shipped.out / f"mmccd-{'-'.join(pair)}").calibration | {"date": 0}

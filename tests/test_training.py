@@ -367,6 +367,8 @@ def test_resume_with_something_else(plain, what, words):
 def test_differences_in_words_of_the_user():
     assert training.for_user("config.target was t2 and is t1 now") == "--target was t2 and is t1 now"
     assert training.for_user("config.modalities was [] and is ['flair', 't2'] now") == "--modalities was [] and is ['flair', 't2'] now"
+    assert training.for_user("training.validate_every was 200 and is 10 now") == "--validate-every was 200 and is 10 now"
+    assert training.for_user("config.frozen_back was False and is True now") == "--back was not given and is given now"
     assert training.for_user("detector was ToyCycle and is Other now") == "detector was ToyCycle and is Other now"
 
 
@@ -560,7 +562,7 @@ def test_early_refusals(tmp_path, what, words):
 def test_more_refusals(tmp_path):
     with pytest.raises(ValueError, match="have no t1: choose among flair, t2"): train(detector(target="t1"), Toy(), Toy(8), tmp_path / "run", QUICK, device="cpu")
     with pytest.raises(ValueError, match="Threshold has nothing to train"): train(Threshold(), Toy(), Toy(8), tmp_path / "run", QUICK, device="cpu")
-    with pytest.raises(ValueError, match="unknown method 'cicle': choose cycle, toy"): new_detector("cicle")
+    with pytest.raises(ValueError, match="unknown method 'cicle': choose cycle, mmccd, masked, toy"): new_detector("cicle")
     with pytest.raises(ValueError, match="unknown preset 'huge': choose smoke, tiny, paper"): make_config("huge")
     assert not (tmp_path / "run").exists() and make_config("paper", lr=None, steps=7) == replace(PRESETS["paper"], steps=7, warmup=0)
 

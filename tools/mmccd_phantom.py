@@ -2,7 +2,7 @@
 
 On the subjects of tools/cyclic_phantom.py and all directed pairs X to Y of FLAIR, T1 and T2, with the packaged detectors: the threshold on X, the cycle, the
 masked U-Net (strips hidden, no diffusion) and MMCCD, beside everything positive. One threshold rule for all: 1 % of the brain of other healthy subjects
-lies above it, measured on every fourth slice, as masked detectors are slow. Both stores are made in --work (those of tools/cyclic_phantom.py serve), or gone
+lies above it, measured on every tenth slice, as masked detectors are slow. Both stores are made in --work (those of tools/cyclic_phantom.py serve), or gone
 on with; ready ones: --evidence, --calibration. Writes data/results/mmccd_phantom.json and prints the table (`table`)."""
 import re
 import sys
@@ -23,11 +23,11 @@ from mmccd.store import SliceStore
 from mmccd.translate import directed_pairs
 
 RESULT = Path(__file__).parent.parent / "data" / "results" / "mmccd_phantom.json"
-EVERY, HOME = 4, "build/cyclic_phantom"
+EVERY, HOME = 10, "build/cyclic_phantom"
 NAMES = {"threshold": "threshold on {x}", "cycle": "cycle", "masked": "masked U-Net", "mmccd": "MMCCD"}
 CONTRASTS = (("mmccd", "cycle"), ("mmccd", "masked"), ("mmccd", "threshold"), ("masked", "cycle"), ("cycle", "threshold"))
 PROTOCOL = base.PROTOCOL + (f" But here, for every method alike, the calibrated threshold and the healthy shares are measured at the places {', '.join(map(str, PLACES[::EVERY]))} only "
-                            "(every fourth, as masked detectors are slow), so that they differ a little from those of cyclic_phantom.json; the slice with most lesion is still sought among all of "
+                            "(every tenth, as masked detectors are slow), so that they differ a little from those of cyclic_phantom.json; the slice with most lesion is still sought among all of "
                             f"{PLACES[0]} to {PLACES[-1]}. evaluations: of a network, for the slice with most lesion, on average.")
 
 
