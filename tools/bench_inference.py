@@ -209,7 +209,7 @@ def rounded(x):
     "Numbers to four digits."
     if isinstance(x, dict): return {k: rounded(v) for k, v in x.items()}
     if isinstance(x, list): return [rounded(v) for v in x]
-    return float(f"{x:.4g}") if isinstance(x, float) else x
+    return float(f"{x:.5g}") if isinstance(x, float) else x
 
 
 def main(argv=None):
