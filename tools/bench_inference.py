@@ -206,7 +206,7 @@ def written(argv):
 
 
 def rounded(x):
-    "Numbers to four digits."
+    "Numbers to five digits."
     if isinstance(x, dict): return {k: rounded(v) for k, v in x.items()}
     if isinstance(x, list): return [rounded(v) for v in x]
     return float(f"{x:.5g}") if isinstance(x, float) else x
