@@ -56,7 +56,7 @@ SETTINGS = {  # all that are compared; the first fifteen were chosen before any 
     "4 strips at once, 50 steps": Sampler("tiles", together=4, steps=50),
     "4 strips at once, 100 steps": Sampler("tiles", together=4, steps=100),
 }
-CONTROL = "tiles, 1 step told t = 0"  # shows what a wrong time does; no candidate
+CONTROL = "tiles, 1 step told t = 0"  # shows what a wrong time does; taken out of the candidates after it had been seen to do well, as it does not start at T - 1
 STEPS = ("tiles, 1 step", "4 strips at once, 1 step", "4 strips at once, 4 steps", "4 strips at once, 8 steps")  # asked of all pairs: does the choice carry over?
 SHIPPED, OPTIONS = "as shipped", ("divided by healthy means", "both targets averaged")  # of detectors as they are shipped
 WIDTHS = (0, 4, 8, 16)  # pixels hidden across, of 64, as the training drew them; 0: nothing is hidden, the whole slice is judged
