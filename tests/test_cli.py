@@ -22,7 +22,7 @@ from mmccd.store import Phantoms, prepare
 from mmccd.training import about_run, make_config, new_detector, store_data
 from toy_cases import tree, write_case
 
-COMMANDS = ["phantom", "prepare", "train", "detect", "evaluate", "demo"]
+COMMANDS = ["phantom", "prepare", "train", "detect", "evaluate", "demo", "explore"]
 
 
 @pytest.fixture
