@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np, pytest, torch
 from hypothesis import assume, given, settings, strategies as st
 from hypothesis.extra.numpy import arrays
+from scipy import ndimage
 from scipy.spatial import distance
 from scipy.stats import bootstrap, mannwhitneyu
 from sklearn import metrics
@@ -273,6 +274,8 @@ def test_alone_as_in_a_batch():
 def test_rows_against_scikit_learn():
     for (name, s, t), row in zip(cohort(), S.score_subjects(cohort(), .7)['subjects']):
         assert row['ap'] == pytest.approx(metrics.average_precision_score(t, s)) and row['auroc'] == pytest.approx(metrics.roc_auc_score(t, s))
+        for c, f in dict(jaccard=metrics.jaccard_score, precision=metrics.precision_score, recall=metrics.recall_score).items():
+            assert row[c] == pytest.approx(f(t, s > .7))
         assert row['dice'] == pytest.approx(metrics.f1_score(t, s > .7)) and row['fpr'] == pytest.approx((s[~t] > .7).mean())
         assert (row['id'], row['pixels'], row['prevalence']) == (name, t.size, pytest.approx(t.mean()))
 
@@ -330,6 +333,322 @@ def test_different_protocols_do_not_share_a_table():
         with pytest.raises(ValueError, match='cannot share a table'): S.format_table({'a': a, 'b': other})
 
 
+@pytest.mark.parametrize('other', [lambda s, t: (s[:-1], t[:-1]), lambda s, t: (s, t ^ (np.arange(t.size) == 0))])
+def test_other_pixels_do_not_share_a_table(other):
+    "The same names, but another brain mask, or another truth."
+    a = S.score_subjects(cohort())
+    b = S.score_subjects([(id, *other(s, t)) for id, s, t in cohort()])
+    with pytest.raises(ValueError, match='the pixels that count, so they cannot share a table'): S.format_table({'a': a, 'b': b})
+    assert S.format_table({'a': a, 'b': S.score_subjects([(id, -s, t) for id, s, t in cohort()])})
+
+
+# ---- distances
+
+@st.composite
+def shaped(draw, empty=True, most=7):
+    "Two masks, 2-D or 3-D, and a spacing."
+    n = draw(st.integers(2, 3))
+    shape = draw(st.tuples(*[st.integers(2, most if n == 2 else 5)] * n))
+    p, t = (draw(arrays(bool, shape)) for _ in range(2))
+    if not empty: assume(p.any() and t.any())
+    return p, t, draw(st.tuples(*[st.sampled_from([.5, 1., 2.5, 7.])] * n))
+
+
+def surface(mask):
+    "By definition: an element of the mask with a neighbour (4 or 6) that is not, or is beyond the array."
+    inside = lambda at: all(0 <= k < n for k, n in zip(at, mask.shape)) and mask[at]
+    beside = lambda at: [tuple(k + step * (i == axis) for i, k in enumerate(at)) for axis in range(mask.ndim) for step in (-1, 1)]
+    return np.array([at for at in np.ndindex(*mask.shape) if mask[at] and not all(map(inside, beside(at)))])
+
+
+@quick
+@given(shaped(empty=False))
+def test_surface_distances_against_all_pairs(case):
+    p, t, mm = case
+    pairs = distance.cdist(surface(p) * mm, surface(t) * mm)
+    a, b = S.surface_distances(p, t, mm)
+    np.testing.assert_allclose(a, pairs.min(1)); np.testing.assert_allclose(b, pairs.min(0))   # in the order of np.argwhere
+    assert S.assd(p, t, mm) == pytest.approx((pairs.min(1).sum() + pairs.min(0).sum()) / sum(pairs.shape))
+    assert S.masd(p, t, mm) == pytest.approx((pairs.min(1).mean() + pairs.min(0).mean()) / 2)
+    assert S.hd95(p, t, mm) == pytest.approx(max(np.quantile(pairs.min(1), .95), np.quantile(pairs.min(0), .95)))
+
+
+@quick
+@given(shaped(empty=False))
+def test_distances_against_distance_transforms(case):
+    "The way most libraries go: erode, transform, look up."
+    p, t, mm = case
+    edge = [m ^ ndimage.binary_erosion(m, ndimage.generate_binary_structure(m.ndim, 1)) for m in (p, t)]
+    far = [ndimage.distance_transform_edt(~e, sampling=mm) for e in edge]
+    a, b = far[1][edge[0]], far[0][edge[1]]
+    assert S.masd(p, t, mm) == pytest.approx(np.mean([a.mean(), b.mean()]))
+    assert S.assd(p, t, mm) == pytest.approx(np.hstack([a, b]).mean())
+    assert S.hd95(p, t, mm) == pytest.approx(max(np.percentile(a, 95), np.percentile(b, 95)))
+
+
+@quick
+@given(shaped(empty=False))
+def test_no_average_exceeds_the_hausdorff_distance(case):
+    p, t, mm = case
+    a, b = (surface(m) * mm for m in (p, t))
+    largest = max(distance.directed_hausdorff(a, b)[0], distance.directed_hausdorff(b, a)[0])
+    for f in (S.assd, S.masd, S.hd95): assert f(p, t, mm) <= largest + 1e-9
+    assert max(d.max() for d in S.surface_distances(p, t, mm)) == pytest.approx(largest)
+
+
+@quick
+@given(shaped(), st.integers(0, 4), st.integers(0, 4))
+def test_distance_laws(case, before, after):
+    p, t, mm = case
+    mm = np.array(mm)
+    one_empty = p.any() != t.any()
+    same = p.shape == t.shape and np.array_equal(*(ndimage.binary_erosion(m) ^ m for m in (p, t)))
+    for f in (S.assd, S.masd, S.hd95):
+        d = f(p, t, mm)
+        assert f(p, p, mm) == 0 and f(t, p, mm) == pytest.approx(d) and d >= 0
+        assert f(p, t, 2 * mm) == pytest.approx(2 * d)
+        assert f(p.T, t.T, mm[::-1]) == pytest.approx(d)
+        assert f(p[::-1], t[::-1], mm) == pytest.approx(d)
+        if not one_empty: assert f(*(np.pad(m, (before, after)) for m in (p, t)), mm) == pytest.approx(d)   # translation
+        if f is not S.hd95: assert (d == 0) == same                       # 95 % may agree while the rest does not
+        if same: assert d == 0
+        if not one_empty: assert d < np.linalg.norm(mm * p.shape)         # the diagonal is worse than anything
+
+
+def test_distances_by_hand():
+    p, t = np.zeros((2, 5, 9), bool)
+    p[2, 1] = t[2, 4] = t[2, 7] = True                                   # 3 away; 3 and 6 away
+    assert [d.tolist() for d in S.surface_distances(p, t, (1, 2))] == [[6], [6, 12]]
+    assert S.assd(p, t, (1, 2)) == pytest.approx(8) and S.masd(p, t, (1, 2)) == pytest.approx(7.5)
+    assert S.hd95(p, t, (1, 2)) == pytest.approx(6 + .95 * 6)
+
+
+def test_only_surfaces_count():
+    full = np.zeros((9, 9), bool); full[1:8, 1:8] = True
+    ring = full.copy(); ring[2:7, 2:7] = False
+    assert S.assd(ring, full) == S.masd(ring, full) == S.hd95(ring, full) == 0 and S.dice(ring, full) < 1
+    assert len(S.surface_distances(full, full)[0]) == ring.sum()
+    assert len(S.surface_distances(np.ones((4, 5)), np.ones((4, 5)))[0]) == 14   # beyond the array is outside
+
+
+@pytest.mark.parametrize('shape, mm', [((4, 3), 1.), ((4, 3), (2, .5)), ((4, 3, 5), (1, 2, 3.)), ((4, 3, 1), (1, 2, 3.))])
+def test_empty_masks_have_distances(shape, mm):
+    none, one, full = np.zeros(shape, bool), np.zeros(shape, bool), np.ones(shape, bool)
+    one[1, 2] = True
+    kept = [k for k, n in enumerate(shape) if n > 1]
+    far = math.sqrt(sum((shape[k] * np.broadcast_to(mm, len(shape))[k]) ** 2 for k in kept))
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        for f in (S.assd, S.masd, S.hd95):
+            assert f(none, none, mm) == 0 and f(one, one, mm) == 0 and f(full, full, mm) == 0
+            for m in (one, full): assert f(none, m, mm) == pytest.approx(far) and f(m, none, mm) == pytest.approx(far)
+        assert math.isnan(S.lesion_recall(none, none)) and math.isnan(S.lesion_recall(one, none)) and S.lesion_recall(none, one) == 0
+        assert (S.false_lesions(none, none), S.false_lesions(one, none), S.false_lesions(none, one), S.false_lesions(one, one)) == (0, 1, 0, 0)
+        assert S.components(none)[1] == 0
+        got = {k: S.score_shapes(*v, full, mm) for k, v in dict(both=(none, none), healthy=(one, none), missed=(none, one)).items()}
+    assert got['both']['assd'] == 0 and got['healthy']['hd95'] == pytest.approx(far) == got['missed']['assd']
+    assert [got[k]['lesion_recall'] for k in got] == [None, None, 0] and [got[k]['false_lesions'] for k in got] == [0, 1, 0]
+    assert all(json.loads(json.dumps(v, allow_nan=False)) == v for v in got.values())
+
+
+@quick
+@given(shaped().filter(lambda c: c[0].ndim == 2), st.integers(0, 2))
+def test_a_volume_of_one_slice_is_a_picture(case, axis):
+    p, t, mm = case
+    thin, size = [np.expand_dims(m, axis) for m in (p, t)], np.insert(mm, axis, 4.)
+    for f in (S.assd, S.masd, S.hd95): assert f(*thin, size) == f(p, t, mm)
+    assert S.false_lesions(*thin) == S.false_lesions(p, t)
+    np.testing.assert_equal(S.lesion_recall(*thin), S.lesion_recall(p, t))
+
+
+# ---- lesions
+
+def pieces(mask):
+    "By definition: grow each piece from a seed through all 8 or 26 neighbours."
+    left, out = {tuple(at) for at in np.argwhere(mask)}, []
+    while left:
+        grow, piece = [left.pop()], []
+        while grow:
+            piece.append(at := grow.pop())
+            near = {n for n in left if max(abs(i - j) for i, j in zip(at, n)) <= 1}
+            left -= near; grow += near
+        out.append(piece)
+    return out
+
+
+@quick
+@given(shaped(), st.sampled_from([0., .25, .5, .9]))
+def test_lesions_by_definition(case, least):
+    p, t, _ = case
+    labels, n = S.components(t)
+    theirs, count = ndimage.label(t, ndimage.generate_binary_structure(t.ndim, t.ndim))
+    np.testing.assert_array_equal(labels, theirs); assert n == count == len(pieces(t))
+    found = [np.mean([p[at] for at in piece]) > least for piece in pieces(t)]
+    np.testing.assert_equal(S.lesion_recall(p, t, least), np.mean(found) if found else np.nan)
+    assert S.false_lesions(p, t) == sum(not any(t[at] for at in piece) for piece in pieces(p))
+
+
+@quick
+@given(shaped(), st.integers(0, 99))
+def test_lesion_laws(case, seed):
+    p, t, _ = case
+    more = p | (np.random.default_rng(seed).random(p.shape) < .3)
+    if t.any():
+        assert S.lesion_recall(more, t) >= S.lesion_recall(p, t) and S.lesion_recall(t, t, .99) == 1
+        assert S.lesion_recall(p, t, .5) <= S.lesion_recall(p, t)
+        assert (S.lesion_recall(p, t) == 0) == (not (p & t).any())
+    assert S.false_lesions(t, t) == 0 and 0 <= S.false_lesions(p, t) <= S.components(p)[1]
+    assert S.false_lesions(p, t | p) == 0
+
+
+def test_corners_touch_and_least_is_more_than():
+    assert S.components(np.eye(3))[1] == 1 and S.components(np.eye(3)[:, ::2])[1] == 2
+    t = np.zeros((3, 8)); t[1, :4] = 1
+    p = np.zeros((3, 8)); p[1, :2] = 1
+    assert (S.lesion_recall(p, t), S.lesion_recall(p, t, .49), S.lesion_recall(p, t, .5)) == (1, 1, 0)
+
+
+# ---- shapes in the table
+
+def scene(seed=0, shape=(12, 11, 4)):
+    rng = np.random.default_rng(seed)
+    brain = np.zeros(shape, bool); brain[1:-1, 1:-1, 1:] = True
+    truth = np.zeros(shape, bool); truth[3:6, 3:6, 1:3] = True
+    return rng.random(shape) < .2, truth, brain
+
+
+@pytest.mark.parametrize('at, mm, slices', [((...,), (1, 2, 3), 3), ((..., 2), (1, 2), 1)])
+def test_shapes_of_a_subject(at, mm, slices):
+    p, t, b = (v[at] for v in scene())
+    got = S.score_shapes(p, t, b, mm)
+    assert tuple(got) == S.SHAPES
+    assert got['assd'] == S.assd(p & b, t & b, mm) and got['hd95'] == S.hd95(p & b, t & b, mm)
+    assert got['lesion_recall'] == S.lesion_recall(p & b, t & b) and got['false_lesions'] == S.false_lesions(p & b, t & b) > 0
+    seen = [(p & b, t & b)] if p.ndim == 2 else [((p & b)[..., k], (t & b)[..., k]) for k in range(4)]
+    assert got['false_a_slice'] == sum(S.false_lesions(*v) for v in seen) / slices   # as seen slice by slice
+    assert got['size'] == pytest.approx(t.sum() * np.prod(mm) / (1000 if t.ndim == 3 else 100))   # ml, cm2
+    assert got == S.score_shapes(p | ~b, t | ~b, b, mm)                  # outside the brain nothing counts
+    assert got != S.score_shapes(p, t, b | True, mm)
+
+
+def test_shapes_join_the_rows():
+    subjects, shapes = cohort(), [S.score_shapes(*scene(i)) for i in range(6)]
+    plain, r = S.score_subjects(subjects, .7), S.score_subjects(subjects, .7, shapes=shapes)
+    assert [{k: v for k, v in row.items() if k not in S.SHAPES} for row in r['subjects']] == plain['subjects']
+    assert [{k: row[k] for k in S.SHAPES} for row in r['subjects']] == shapes
+    assert json.loads(json.dumps(r, allow_nan=False)) == r
+    for c in ('assd', 'hd95', 'false_a_slice'):
+        assert r['summary'][c]['mean'] == pytest.approx(np.mean([s[c] for s in shapes])) and c not in plain['summary']
+    assert set(S.MORE) <= set(r['summary']) and {'jaccard', 'precision', 'recall'} <= set(plain['summary'])
+    alone = S.score_subjects(subjects[2:3], .7, shapes=shapes[2:3])['subjects'][0]
+    assert {k: v for k, v in alone.items() if k != 'dice_oracle'} == {k: v for k, v in r['subjects'][2].items() if k != 'dice_oracle'}
+    part = S.score_subjects(subjects, .7, shapes=[None, {'size': 3.}] + shapes[2:])
+    assert part['summary']['assd']['n'] == 4 and part['subjects'][0]['size'] is None and part['subjects'][1]['size'] == 3
+
+
+def test_two_tables():
+    subjects, shapes = cohort(), [S.score_shapes(*scene(i)) for i in range(6)]
+    plain, r = S.score_subjects(subjects, .7), S.score_subjects(subjects, .7, shapes=shapes)
+    assert S.format_table({'A': r}) == S.format_table({'A': plain}) == S.format_table({'A': r}, S.COLUMNS)
+    old = plain | {'summary': {c: plain['summary'][c] for c in S.COLUMNS}}  # a result from before there were shapes
+    assert S.format_table({'A': old}) == S.format_table({'A': r})
+    head, _, *lines = S.format_table({'A': r, 'old': old}, S.MORE).split('\n')
+    table = [[c.strip() for c in line.split('|')[1:-1]] for line in lines]
+    assert table[0] == ['detector', *S.MORE.values()] and table[3][1:] == ['-'] * len(S.MORE) and 'oracle' not in head
+    m = r['summary']['hd95']
+    assert table[2][table[0].index('HD95 (mm)')] == f"{m['mean']:.1f} [{m['low']:.1f}, {m['high']:.1f}]"
+
+
+# ---- pairs, sizes, the healthy
+
+def test_paired_bootstrap_against_scipy():
+    rng = np.random.default_rng(0)
+    a = rng.beta(4, 2, 40)
+    b = a + rng.normal(.02, .05, 40)
+    theirs = bootstrap((a, b), lambda x, y, axis: (x - y).mean(axis), paired=True, vectorized=True, n_resamples=20_000, method='percentile',
+                       rng=np.random.default_rng(1)).confidence_interval
+    got = S.paired_bootstrap(a, b, n=20_000)
+    assert (got['low'], got['high']) == pytest.approx(tuple(theirs), abs=.001) and got['mean'] == pytest.approx((a - b).mean()) and got['n'] == 40
+    assert got['high'] - got['low'] < .3 * np.diff(S.bootstrap_interval(a))[0]   # what subjects share drops out
+
+
+numbers = st.lists(st.floats(-1, 1), min_size=2, max_size=12)
+
+
+@quick
+@given(numbers, st.integers(0, 99))
+def test_paired_bootstrap_laws(a, seed):
+    rng = np.random.default_rng(seed)
+    b, hard = rng.random(len(a)), rng.random(len(a))
+    assert S.paired_bootstrap(a, a, n=50) == dict(mean=0, low=0, high=0, n=len(a))
+    r, back, shifted = (S.paired_bootstrap(x, y, n=200) for x, y in ((a, b), (b, a), (a + hard, b + hard)))
+    assert [back[k] for k in ('mean', 'low', 'high')] == pytest.approx([-r[k] for k in ('mean', 'high', 'low')])
+    assert [shifted[k] for k in r] == pytest.approx([r[k] for k in r])
+    assert min(np.subtract(a, b)) - 1e-9 <= r['low'] <= r['high'] <= max(np.subtract(a, b)) + 1e-9
+
+
+def test_paired_bootstrap_needs_both():
+    assert S.paired_bootstrap([1, None, 3, math.nan], [0, 5, 1, 2]) == S.paired_bootstrap([1, 3], [0, 1])
+    assert S.paired_bootstrap([1, None], [0, 1]) == dict(mean=1, low=None, high=None, n=1)
+    assert S.paired_bootstrap([None], [1]) == dict(mean=None, low=None, high=None, n=0) == S.paired_bootstrap([], [])
+
+
+def test_overlapping_intervals_and_a_clear_difference():
+    a = np.linspace(.2, .9, 15)
+    b = a + .03 + .01 * np.cos(np.arange(15))
+    (_, high), (low, _) = S.bootstrap_interval(a), S.bootstrap_interval(b)
+    assert high > low and S.paired_bootstrap(b, a)['low'] > 0
+
+
+def test_by_size_shares_out_the_subjects():
+    sizes, rows = [0, 1.9, 2, 9.99, 10, 400], [{'dice': v} for v in (.1, .2, .3, None, .5, .6)]
+    got = S.by_size(rows, 'dice', sizes, S.SIZES['slice'])
+    assert [v['n'] for v in got.values()] == [2, 1, 2] and [v['mean'] for v in got.values()] == pytest.approx([.15, .3, .55])   # least <= size < most
+    assert S.by_size([], 'dice', [], S.SIZES['volume']) == {k: dict(n=0, mean=None, low=None, high=None) for k in S.SIZES['volume']}
+    for bins in S.SIZES.values():
+        ends = list(bins.values())
+        assert ends[0][0] == 0 and ends[-1][1] == math.inf and all(a[1] == b[0] for a, b in zip(ends, ends[1:]))
+
+
+def test_false_area_by_hand():
+    brain = np.zeros((10, 10, 5), bool); brain[2:8, 2:8, 1:] = True        # 4 slices of 36
+    marked = np.zeros_like(brain); marked[2, 2, 1] = marked[3, 3, 2] = marked[7, 7, 4] = marked[0, 0] = True
+    got = S.false_area(marked, brain, (2, 5, 9))
+    assert got == pytest.approx(dict(share=3 / 144, cm2=3 * 10 / 100 / 4, false_a_slice=3 / 4))   # two pieces in space, three in their slices
+    assert S.false_area(marked[..., 1], brain[..., 1], (2, 5)) == pytest.approx(dict(share=1 / 36, cm2=.1, false_a_slice=1))
+    assert S.false_area(marked, brain, 3) == S.false_area(marked, brain, (3, 3, 3)) == S.false_area(marked | ~brain, brain, 3)
+    assert S.false_area(brain & False, brain) == dict(share=0, cm2=0, false_a_slice=0)
+
+
+@quick
+@given(shaped(empty=False), st.integers(0, 99))
+def test_pieces_a_slice_are_those_seen_in_a_slice(case, seed):
+    p, brain, mm = case
+    if p.ndim == 2: p, brain, mm = p[..., None], brain[..., None], (*mm, 1.)
+    slices = [k for k in range(p.shape[2]) if brain[..., k].any()]
+    each = [S.false_area(p[..., k], brain[..., k], mm[:1] * 2) for k in slices]
+    got = S.false_area(p, brain, mm)
+    assert got['false_a_slice'] == pytest.approx(np.mean([e['false_a_slice'] for e in each]))   # a volume is the mean of its slices
+    assert S.false_area(brain, brain)['false_a_slice'] >= 1              # everything marked: at least one in each slice
+    assert S.score_shapes(p, p & False, brain)['false_a_slice'] == pytest.approx(got['false_a_slice'])
+    assert got['false_a_slice'] * len(slices) >= S.components(p & brain)[1]  # a piece in space is seen at least once
+
+
+def test_a_column_of_false_marks_is_seen_in_each_slice():
+    brain, truth = np.ones((2, 6, 6, 4), bool)
+    truth[:] = False; truth[:3, :3, 0] = True
+    pred = np.zeros_like(brain); pred[5, 5] = True                       # one piece in space
+    pred[1, 1] = True                                                    # another, which overlaps the lesion in one slice only
+    got = S.score_shapes(pred, truth, brain)
+    assert got['false_lesions'] == 1 and got['false_a_slice'] == (4 + 3) / 4
+
+
+def test_a_mean_leaves_out_what_is_undefined():
+    rows = [{'ap': v} for v in (.25, None, math.nan, np.float32(.75), np.float64('nan'))]
+    assert S.summarise(rows, 'ap') == S.summarise([rows[0], rows[3]], 'ap') and S.summarise(rows, 'ap')['n'] == 2
+    assert S.summarise(rows[1:3], 'ap') == dict(n=0, mean=None, low=None, high=None) and S.summarise(rows[:3], 'ap')['mean'] == .25
+
+
 # ---- bad input: one plain sentence
 
 V = np.ones((3, 3, 3))
@@ -356,6 +675,21 @@ BAD = {
     'protocol': (lambda: S.score_subjects(cohort(), protocol='patch'), "'patch'"),
     'threshold': (lambda: S.score_subjects(cohort(), float('nan')), 'finite or None'),
     'no results': (lambda: S.format_table({}), 'no results'),
+    'shapes differ': (lambda: S.assd(V, V[:2]), r'\(3, 3, 3\) and \(2, 3, 3\)'),
+    'flat masks': (lambda: S.hd95([1, 0], [0, 1]), '1 axes'),
+    'labels in a shape': (lambda: S.masd(2 * V, V), 'holds 2'),
+    'no spacing': (lambda: S.assd(V, V, 0), 'above 0, or 3 of them, but it is 0'),
+    'two spacings for three axes': (lambda: S.assd(V, V, (1, 2)), r'but it is \[1.0, 2.0\]'),
+    'spacing nan': (lambda: S.hd95(V, V, np.nan), 'it is nan'),
+    'least': (lambda: S.lesion_recall(V, V, 1), 'but it is 1'),
+    'other brain': (lambda: S.score_shapes(V, V, V[:2]), r'\(2, 3, 3\)'),
+    'labels in a brain': (lambda: S.score_shapes(V, V, 3 * V), 'holds 3'),
+    'unequal pairs': (lambda: S.paired_bootstrap([1, 2], [1]), r'\(2,\) and \(1,\)'),
+    'infinite pair': (lambda: S.paired_bootstrap([np.inf, 2], [1, 2]), 'finite'),
+    'shapes for some': (lambda: S.score_subjects(cohort(), .7, shapes=[None]), '1 for 6'),
+    'sizes for some': (lambda: S.by_size([{}], 'dice', [], {}), '0 for 1'),
+    'healthy without brain': (lambda: S.false_area(V, 0 * V), 'brain mask is empty'),
+    'healthy of two shapes': (lambda: S.false_area(V, V[:2]), 'one shape'),
 }
 
 
