@@ -1,6 +1,6 @@
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
 import nibabel as nib
@@ -10,12 +10,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from scipy import ndimage
 
 import mmccd.detect as detect_module
-from mmccd.data import Case, plain
-from mmccd.detect import (align, anomaly_volume, detect_case, detect_many, evaluate, output_folder, protocol_slices, score_text,
-                          telling_slices, volume_ml)
+from mmccd.data import Case, find_cases, plain
+from mmccd.detect import (align, anomaly_volume, detect_case, detect_many, evaluate, output_folder, protocol_slices, recalibrate, score_text,
+                          stored_post, telling_slices, threshold_note, volume_ml)
 from mmccd.detector import Detector, EverythingPositive, Threshold, ThresholdConfig, fingerprint
+from mmccd.postprocess import PostProcess
 from test_detector import Tiny
 from toy_cases import AFFINE, tree, volumes, write_case
 
@@ -388,6 +390,7 @@ def test_evaluate(cases, tmp_path):
         assert [r["id"] for r in rows] == ["c0", "c1"] and [h["id"] for h in result["healthy"]] == ["c2"]
         assert all(r["dice"] > 0.85 and r["ap"] > 0.99 for r in rows) and 0 <= result["healthy"][0]["fpr"] < 0.1
         assert result["floor"]["summary"]["ap"]["mean"] == pytest.approx(np.mean([r["prevalence"] for r in rows]))
+        assert result["scores"]["threshold_origin"] == "calibrated on healthy data" and result["floor"]["threshold_origin"] == "none: everything is marked"
     text = score_text(result)
     assert "everything positive" in text and "c2 has no lesion" in text and "Volume protocol" in text
 
@@ -422,9 +425,124 @@ def test_maps_of_another_tool(cases, tmp_path):
         nib.save(nib.as_closest_canonical(image), tmp_path / "out" / id / f"{id}_anomaly.nii.gz")
     result = evaluate(tmp_path / "out", cases)
     assert result["scores"]["summary"]["dice"]["mean"] is None and result["scores"]["summary"]["ap"]["mean"] > 0.99
-    assert result["healthy"] == [{"id": "c2", "fpr": None, "volume_ml": None}] and "No detect.json" in score_text(result)
+    assert result["healthy"] == [{"id": "c2"} | dict.fromkeys(detect_module.ALARMS)] and "No detect.json" in score_text(result)
 
 
+# ---- shapes, in mm
+def maps(cases, out, threshold=2.0):
+    "What `evaluate` reads of a run; no reports, which take time."
+    for id, path in find_cases(cases):
+        case = Case.load(path, ["flair"])
+        (out / id).mkdir(parents=True)
+        case.save(detect_case(case, ready()).anomaly, out / id / f"{id}_anomaly.nii.gz")
+    (out / "detect.json").write_text(json.dumps({"detector": "Threshold", "input": "flair", "calibration": {"threshold": threshold}}))
+
+
+def by_transform(pred, truth, mm):
+    "ASSD and HD95 by distance transforms."
+    edge = [m ^ ndimage.binary_erosion(m) for m in (pred, truth)]
+    a, b = (ndimage.distance_transform_edt(~edge[1 - i], sampling=mm)[edge[i]] for i in (0, 1))
+    return np.hstack([a, b]).mean(), max(np.percentile(a, 95), np.percentile(b, 95))
+
+
+def false_pieces(pred, truth):
+    labels, n = ndimage.label(pred, np.ones((3,) * pred.ndim))
+    return n - len(set(labels[truth]) - {0})
+
+
+@pytest.mark.parametrize("voxel", [(1, 1, 2), (3, 0.5, 4)])
+def test_shapes_are_measured_in_mm(tmp_path, voxel):
+    affine = np.diag([-voxel[0], -voxel[1], voxel[2], 1.0])
+    case = Case.from_folder(write_case(tmp_path / "cases", "c", affine=affine))
+    maps(tmp_path / "cases", tmp_path / "out", 1.0)  # low: false alarms too
+    marked = (detect_case(case, ready()).anomaly > 1) & case.brain
+    k = case.lesion.sum((0, 1)).argmax()
+    for protocol, at, unit in (("volume", ..., 1000), ("slice", (..., k), 100)):
+        result = evaluate(tmp_path / "out", tmp_path / "cases", protocol)
+        row, p, t, mm = result["scores"]["subjects"][0], marked[at], case.lesion[at], voxel[:case.lesion[at].ndim]
+        assert (row["assd"], row["hd95"]) == pytest.approx(by_transform(p, t, mm))
+        assert row["size"] == pytest.approx(t.sum() * np.prod(mm) / unit)
+        wrong = false_pieces(p, t)
+        slices = case.brain[at].any((0, 1)).sum()
+        seen = sum(false_pieces(q, s) for q, s in ([(p, t)] if p.ndim == 2 else zip(np.moveaxis(p, 2, 0), np.moveaxis(t, 2, 0))))
+        assert row["false_lesions"] == wrong > 0 and row["false_a_slice"] == pytest.approx(seen / slices) and row["lesion_recall"] == 1
+        assert (row["jaccard"], row["recall"]) == pytest.approx(((p & t).sum() / (p | t).sum(), p[t].mean())) and row["precision"] == pytest.approx(t[p].mean())
+        floor = result["floor"]["subjects"][0]
+        assert floor["assd"] == pytest.approx(by_transform(case.brain[at], t, mm)[0]) and floor["recall"] == 1 and floor["false_lesions"] == 0
+        assert f"{row['hd95']:.1f}" in score_text(result) and "HD95 (mm)" in score_text(result)
+
+
+@pytest.mark.parametrize("protocol", ["slice", "volume"])
+def test_shapes_do_not_depend_on_how_the_file_lies(tmp_path, protocol):
+    folder, rows = write_case(tmp_path / "a", "c", affine=np.diag([-3, -0.5, 4, 1.0])), []
+    (tmp_path / "b/c").mkdir(parents=True)
+    for file in folder.iterdir(): nib.save(nib.load(file).as_reoriented(np.array([[2, 1], [0, -1], [1, 1]])), tmp_path / "b/c" / file.name)
+    for d in "ab":
+        maps(tmp_path / d / "c", tmp_path / d / "out", 1.0)
+        rows.append(evaluate(tmp_path / d / "out", tmp_path / d / "c", protocol)["scores"]["subjects"][0])
+    assert nib.load(tmp_path / "b/c/c_seg.nii.gz").shape != nib.load(folder / "c_seg.nii.gz").shape
+    assert rows[0] == pytest.approx(rows[1])
+
+
+def test_one_slice_and_thick_voxels(tmp_path):
+    "A file of one slice: both protocols look at the same picture, however thick it is."
+    (tmp_path / "cases/c").mkdir(parents=True)
+    for name, v in zip(("flair", "seg"), volumes()):
+        nib.save(nib.Nifti1Image(v[..., 5:6], np.diag([-2, -1, 9, 1.0])), tmp_path / f"cases/c/c_{name}.nii.gz")
+    maps(tmp_path / "cases", tmp_path / "out", 1.0)
+    a, b = (evaluate(tmp_path / "out", tmp_path / "cases", p)["scores"]["subjects"][0] for p in ("slice", "volume"))
+    assert b.pop("size") == pytest.approx(a.pop("size") * 0.9)           # ml, of cm2 that are 0.9 cm thick
+    assert a == b and 0 < a["assd"] < a["hd95"]
+
+
+def test_nothing_found_is_as_far_as_can_be(cases, tmp_path):
+    maps(cases, tmp_path / "out", 1e6)
+    result = evaluate(tmp_path / "out", cases)
+    for row in result["scores"]["subjects"]:
+        assert (row["assd"], row["hd95"]) == pytest.approx([np.hypot(24, 28)] * 2) and row["lesion_recall"] == row["recall"] == row["false_lesions"] == 0
+    assert result["healthy"][0] | {"id": 0} == dict.fromkeys(detect_module.ALARMS, 0) | {"id": 0}
+    assert json.loads(json.dumps(result, allow_nan=False)) == result
+
+
+def test_false_alarms_of_the_healthy(tmp_path):
+    for i in range(3): write_case(tmp_path / "cases", f"c{i}", seed=i, lesion=False, affine=np.diag([-2, -3, 4, 1.0]))
+    maps(tmp_path / "cases", tmp_path / "out", 1.0)
+    result = evaluate(tmp_path / "out", tmp_path / "cases")
+    case, h = Case.from_folder(tmp_path / "cases/c1"), result["healthy"][1]
+    wrong, slices = (detect_case(case, ready()).anomaly > 1) & case.brain, case.brain.any((0, 1)).sum()
+    assert h["fpr"] == pytest.approx(wrong.sum() / case.brain.sum()) and h["volume_ml"] == pytest.approx(wrong.sum() * 0.024, abs=1e-3)
+    assert h["cm2_a_slice"] == pytest.approx(wrong.sum() * 0.06 / slices, abs=1e-4)
+    assert h["false_a_slice"] == pytest.approx(sum(ndimage.label(wrong[..., k], np.ones((3, 3)))[1] for k in range(wrong.shape[2])) / slices)  # as seen slice by slice
+    assert evaluate(tmp_path / "out", tmp_path / "cases", "volume")["healthy"] == result["healthy"]    # the whole volume under either protocol
+    for k in detect_module.ALARMS: assert result["healthy_summary"][k]["mean"] == pytest.approx(np.mean([r[k] for r in result["healthy"]]))
+    assert result["scores"] is result["floor"] is None and "mean of 3 without lesion" in score_text(result)
+    assert all(v["n"] == 0 for v in result["by_size"].values())
+
+
+def test_dice_by_size(tmp_path):
+    "Told in words as soon as two bins hold three subjects."
+    for i in range(3): write_case(tmp_path / "cases", f"small{i}", seed=i), write_case(tmp_path / "cases", f"wide{i}", seed=i, affine=np.diag([-3, -3, 3, 1.0]))
+    maps(tmp_path / "cases", tmp_path / "out")
+    result = evaluate(tmp_path / "out", tmp_path / "cases")
+    rows, split = result["scores"]["subjects"], result["by_size"]
+    assert [v["n"] for v in split.values()] == [3, 3, 0]
+    assert split["under 2 cm2"]["mean"] == pytest.approx(np.mean([r["dice"] for r in rows if r["id"].startswith("small")]))
+    assert "Dice by size of the lesion: under 2 cm2 0." in score_text(result) and "10 cm2 and more" not in score_text(result)
+    assert "Dice by size" not in score_text(evaluate(tmp_path / "out", tmp_path / "cases", only="*[01]"))
+    assert list(evaluate(tmp_path / "out", tmp_path / "cases", "volume")["by_size"]) == ["under 5 ml", "5 to 50 ml", "50 ml and more"]
+
+
+def test_without_a_threshold_there_is_no_second_table(cases, tmp_path):
+    maps(cases, out := tmp_path / "out")
+    assert "ASSD" in score_text(evaluate(out, cases))
+    (out / "detect.json").unlink()
+    result = evaluate(out, cases)
+    assert "ASSD" not in score_text(result) and all(r["assd"] is r["jaccard"] is None and r["size"] > 0 for r in result["scores"]["subjects"])
+    assert result["floor"]["summary"]["assd"]["mean"] > 0 and result["by_size"]["under 2 cm2"]["n"] == 0
+    assert result["healthy_summary"]["fpr"] == {"n": 0, "mean": None, "low": None, "high": None}
+
+
+# ---- what cannot be scored
 def test_evaluate_names_what_it_cannot_score(cases, tmp_path):
     out = tmp_path / "out"
     detect_many(cases, ready(), out)
@@ -495,3 +613,108 @@ def test_unwritable(cases, tmp_path):
 def test_everything_on_the_detectors_device(case):
     assert Detector.from_pretrained("threshold-flair").device == torch.device("cpu")
     assert torch.is_tensor(ready().to("meta")._here) and ready().to("meta").device.type == "meta"
+
+
+# ------------------------------------------------------------------------------------------------------- post-processing
+POSTS = [PostProcess(median=3), PostProcess(erode=2), PostProcess(smallest=0.05), PostProcess(3, 1, 0.02)]
+
+
+@pytest.mark.parametrize("post", POSTS)
+def test_post_processing(case, tmp_path, post):
+    plain_one, found = detect_case(case, ready()), detect_case(case, ready(), post=post)
+    spacing = (1, 1, 2)                                                    # of the toy's affine
+    expected = post.map(plain_one.anomaly, case.brain, spacing)
+    assert np.array_equal(found.segmentation, post.segment(expected, 2, spacing))
+    assert np.array_equal(found.segmentation, found.anomaly > 2)           # in memory
+    assert found.anomaly.dtype == np.float32 and (found.anomaly <= expected).all() and found.post == post
+    assert not np.array_equal(found.anomaly, plain_one.anomaly) and found.volume_ml < plain_one.volume_ml
+    files = found.save(tmp_path)
+    a, s = (np.asarray(nib.load(tmp_path / files[k]).dataobj) for k in ("anomaly", "segmentation"))
+    assert np.array_equal(a > 2, s > 0) and s.any()                        # and in the files
+    assert str(post) in (found.report()._suptitle.get_text()) and "map after" not in plain_one.report()._suptitle.get_text()
+
+
+def test_post_processing_off_changes_nothing(case):
+    a, b = detect_case(case, ready()), detect_case(case, ready(), post=PostProcess())
+    assert np.array_equal(a.anomaly, b.anomaly) and np.array_equal(a.segmentation, b.segmentation) and a.post == b.post == PostProcess()
+
+
+def test_post_processing_is_recorded_and_does_not_mix(cases, tmp_path):
+    out, post = tmp_path / "out", PostProcess(median=3, smallest=0.05)
+    run = detect_many(cases, ready(), out, post=post)
+    assert run["post"] == {"median": 3, "erode": 0.0, "smallest": 0.05} == json.loads((out / "detect.json").read_text())["post"]
+    before = tree(out)
+    for other in (PostProcess(), PostProcess(median=3), PostProcess(5, 0, 0.05)):
+        with pytest.raises(ValueError, match=r"post-processing .*after median of 3 voxels, pieces from 0.05 ml\), such as c0; .*--overwrite"): detect_many(cases, ready(), out, post=other)
+    assert tree(out) == before
+    assert [c["status"] for c in detect_many(cases, ready(), out, post=post, skip_existing=True)["cases"]] == ["skipped"] * 3
+    assert detect_many(cases, ready(), out, overwrite=True)["post"] == {"median": 0, "erode": 0.0, "smallest": 0.0}
+
+
+def test_a_detect_json_from_before_means_no_post_processing(cases, tmp_path):
+    out = tmp_path / "out"
+    run = detect_many(cases, ready(), out)
+    del run["post"]
+    (out / "detect.json").write_text(json.dumps(run))
+    with pytest.raises(ValueError, match="post-processing"): detect_many(cases, ready(), out, post=POSTS[0])
+    assert [c["status"] for c in detect_many(cases, ready(), out, skip_existing=True)["cases"]] == ["skipped"] * 3
+
+
+def test_an_erosion_that_leaves_nothing_is_an_error_of_the_case(cases, tmp_path):
+    result = detect_many(cases, ready(), tmp_path / "out", post=PostProcess(erode=500))
+    assert all(c["status"] == "failed" and c["error"] == f"Cannot process the map of {c['id']}: an erosion of 500 mm leaves nothing of this brain; choose less." for c in result["cases"])
+    assert not (tmp_path / "out").exists()
+
+
+def test_evaluate_scores_what_was_segmented(cases, tmp_path):
+    results = {}
+    for post in (PostProcess(), PostProcess(smallest=0.05)):
+        detect_many(cases, ready(threshold=1.2), tmp_path / str(post), post=post)
+        results[bool(post)] = evaluate(tmp_path / str(post), cases, "volume")
+    assert results[True]["healthy"][0]["volume_ml"] < results[False]["healthy"][0]["volume_ml"] > 0   # the pieces are gone here too
+    row = results[True]["scores"]["subjects"][0]
+    marked = nib.load(tmp_path / "pieces from 0.05 ml/c0/c0_segmentation.nii.gz")
+    truth = Case.from_folder(cases / "c0")
+    s = (np.asarray(nib.as_closest_canonical(marked).dataobj) > 0)[::-1, ::-1] & truth.brain
+    assert row["dice"] == pytest.approx(2 * (s & truth.lesion).sum() / (s.sum() + truth.lesion.sum()))
+    assert results[True]["post"]["smallest"] == 0.05 and "Maps after: pieces from 0.05 ml." in score_text(results[True]) and "Maps after" not in score_text(results[False])
+
+
+def test_evaluate_warns_of_a_threshold_for_other_maps(cases, tmp_path):
+    maps(cases, out := tmp_path / "out")
+    run, median, pieces = json.loads((out / "detect.json").read_text()), {"median": 3, "erode": 0.0, "smallest": 0.0}, {"median": 0, "erode": 0.0, "smallest": 0.05}
+    def said(made, now):
+        (out / "detect.json").write_text(json.dumps(run | {"calibration": made, "post": now}))
+        result = evaluate(out, cases)
+        assert result["calibration"] == made and json.loads(json.dumps(result)) == result
+        return [line for line in score_text(result).split("\n") if line.startswith("Beware")]
+    old = {"threshold": 2.0}                                               # from before there was post-processing
+    assert said(old, median) == ["Beware: the threshold was calibrated on maps after nothing, not after median of 3 voxels, so FPR and Dice are not at the promised rate."]
+    assert "after median of 3 voxels, not after nothing," in said(old | {"post": median}, {})[0]
+    assert said(old | {"post": median}, median | {"smallest": 0.05}) == said(old, pieces) == said(old, {}) == said(None, median) == []  # pieces do not change the map
+
+
+def test_recalibrate(cases, tmp_path):
+    healthy = [write_case(tmp_path / "well", f"h{i}", seed=10 + i, lesion=False) for i in range(2)]
+    for post in (PostProcess(), *POSTS):
+        detector = recalibrate(Threshold(), tmp_path / "well", post=post, fpr=0.05)
+        maps = [detect_case(Case.load(p), detector, post=replace(post, smallest=0.0)) for p in healthy]
+        brain = sum(m.case.brain.sum() for m in maps)
+        rate = sum(m.segmentation.sum() for m in maps) / brain
+        reached = sum((m.anomaly >= detector.threshold).sum() for m in maps) / brain
+        assert rate <= 0.05 < reached and detector.calibration["fpr_reached"] == pytest.approx(rate)  # the lowest threshold that keeps the promise
+        assert detector.calibration["cases"] == ["h0", "h1"] and stored_post(detector.calibration) == post and json.dumps(detector.calibration)
+        assert threshold_note(detector, post) == "" and threshold_note(detector, replace(post, smallest=9.0)) == ""
+    assert recalibrate(Threshold(), healthy, fpr=0.05).threshold > recalibrate(Threshold(), healthy, post=POSTS[0], fpr=0.05).threshold
+    with pytest.raises(ValueError, match="Cannot calibrate on c0: it has a lesion"): recalibrate(Threshold(), cases)
+    with pytest.raises(ValueError, match="between 0 and 1, got 2"): recalibrate(Threshold(), healthy, fpr=2)
+
+
+def test_a_threshold_for_other_maps_is_noticed():
+    note = threshold_note(ready(), PostProcess(5, 2, 1))
+    assert "no post-processing and is used on maps with post-processing (median of 5 voxels, without 2 mm of rim)" in note and "\n" not in note
+    detector = ready()
+    detector.calibration["post"] = {"median": 5, "erode": 0.0, "smallest": 0.0}
+    assert "with post-processing (median of 5 voxels) and is used on maps with no post-processing" in threshold_note(detector, PostProcess())
+    assert not threshold_note(ready(), PostProcess()) and not threshold_note(ready(), PostProcess(smallest=1)) and not threshold_note(Threshold(), PostProcess(3))
+    assert stored_post(None) == stored_post({}) == stored_post({"post": 3}) == stored_post({"post": {"median": 4}}) == PostProcess()
