@@ -6,10 +6,11 @@
 __all__ = ['app', 'Seed', 'Device', 'Json', 'Input', 'OVER', 'SAVED', 'APPS', 'PAGES', 'UPLOAD', 'DEMO', 'say', 'Stopped',
            'stopped', 'show_version', 'root', 'arguments', 'main', 'count', 'pick_device', 'check_json', 'put_json',
            'slice_range', 'make_subjects', 'phantom', 'listed', 'make_store', 'tell_store', 'prepare', 'Setting',
-           'back_from', 'run_training', 'train', 'full_name', 'own_modality', 'pick_detector', 'tell', 'detect',
-           'evaluate', 'asked_view', 'explorer_weights', 'explored', 'save_view', 'tell_view', 'explorer_notebook',
-           'check_app', 'server_line', 'server_folder', 'like_ctrl_c', 'running', 'answers', 'serve', 'run_explorer',
-           'explore', 'demo_run', 'way', 'demo_table', 'demo_row', 'demo_figure', 'demo_text', 'demo']
+           'back_from', 'run_training', 'train', 'full_name', 'own_modality', 'pick_detector', 'tell', 'run_detect',
+           'detect', 'evaluate', 'asked_view', 'explorer_weights', 'explored', 'save_view', 'tell_view',
+           'explorer_notebook', 'check_app', 'server_line', 'server_folder', 'like_ctrl_c', 'running', 'answers',
+           'serve', 'run_explorer', 'explore', 'demo_run', 'way', 'demo_table', 'demo_row', 'demo_figure', 'demo_text',
+           'demo']
 
 # %% ../nbs/16_cli.ipynb #f020b167
 import json
@@ -92,7 +93,7 @@ def main(
         if type(e).__name__ == "Abort": return stopped(words)  # Ctrl-C: an exception, or 130, as the version of typer has it
         if debug: traceback.print_exc()
         text = e.format_message() if hasattr(e, "format_message") else str(e)  # typer's own errors have the former
-        text = text.replace("Input should be a valid integer, unable to parse string as an integer", "it must be a whole number")
+        text = text.replace("Input should be a valid integer, unable to parse string as an integer", "it must be a whole number").replace("Input should be a valid number, unable to parse string as a number", "it must be a number")
         known = hasattr(e, "format_message") or isinstance(e, (ValueError, OSError))
         say(" ".join(text.split()) if known else f"unexpected {type(e).__name__}: {' '.join(text.split())} (--debug shows where)")
         code = 2
@@ -298,11 +299,12 @@ def run_training(
     check_json(a.json)
     from mmccd.training import counted, make_config, new_detector, store_data, train as fit
     config = make_config(a.preset, seed=a.seed, **{k: asked[k] for k in ("steps", "batch_size", "lr", "precision", "accumulate", "checkpoint_every", "validate_every", "val_slices")})
-    of = dict(input=a.input.lower(), target=a.target.lower(), modalities=listed(a.modalities), unet="paper" if a.preset == "paper" else "tiny")
-    first = new_detector(a.method, a.seed, **of, size=128)  # refuses here, before the data is read
+    of = dict(input=a.input.lower(), modalities=listed(a.modalities), unet="paper" if a.preset == "paper" else "tiny") | ({"target": a.target.lower()} if a.target else {})
+    first = new_detector(a.method, a.seed, **{"target": next((m for m in (*of["modalities"], "t1", "t2") if m != of["input"]), "t1")} | of, size=128)  # refuses here, before the data is read
+    if bool(a.target) != hasattr(first.config, "target"): raise ValueError(f"{a.method} looks at one modality only: leave --target out" if a.target else f"{a.method} goes to another modality: say to which by --target")
     if a.modalities and not hasattr(first.config, "modalities"): raise ValueError(f"{a.method} knows one pair of modalities only: leave --modalities out")
     back = back_from(a.back, a.method, first)
-    data, val = store_data(a.store, of["input"], of["target"], a.val, a.train_list, a.val_list, a.seed, of["modalities"])
+    data, val = store_data(a.store, of["input"], a.target.lower(), a.val, a.train_list, a.val_list, a.seed, of["modalities"])
     detector = new_detector(a.method, a.seed, **of, **{k: data.recipe[k] for k in ("size", "normalisation")})
     if back:
         from mmccd.masked_diffusion import take_back
@@ -311,17 +313,17 @@ def run_training(
     except KeyboardInterrupt as e: raise Stopped(str(e) or "stopped") from e
     put_json(record, a.json)
     last = record["result"]
-    if a.json != "-": print(f"{a.method} from {of['input']} to {of['target']}: {counted(last['step'], 'step')}, validation loss {last['val_loss']:.4g}, in {a.out}")
+    if a.json != "-": print(f"{a.method} {'from' if a.target else 'on'} {of['input']}{f' to {a.target.lower()}' * bool(a.target)}: {counted(last['step'], 'step')}, validation loss {last['val_loss']:.4g}, in {a.out}")
 
 # %% ../nbs/16_cli.ipynb #e84cdbe9
 @app.command(epilog="Example: mmccd train cycle slices.zarr --input flair --target t2 --out run. Then: mmccd detect CASE --weights run --out results")
 def train(
-    method: Annotated[str, typer.Argument(metavar="METHOD", help="What to train: cycle (to another modality and back, with U-Nets), mmccd (the same with a part hidden, which diffusion imagines), masked (mmccd without diffusion) or toy (cycle with small networks).")],
+    method: Annotated[str, typer.Argument(metavar="METHOD", help="What to train: cycle (to another modality and back, with U-Nets), mmccd (the same with a part hidden, which diffusion imagines), masked (mmccd without diffusion) or toy (cycle with small networks); or, with one modality, ae, ae-dense, vae (autoencoders), dae (denoising), ddpm, ddpm-simplex (diffusion part of the way).")],
     store: Annotated[str, typer.Argument(metavar="STORE", help="Store of slices, as prepare leaves it: a folder or a URL.")],
     input: Annotated[str, typer.Option(metavar="flair|t1|t1ce|t2", help="Modality to look at.")],
-    target: Annotated[str, typer.Option(metavar="flair|t1|t1ce|t2", help="Modality to translate it to.")],
     out: Annotated[Path, typer.Option(metavar="RUN", help="Folder of the run; made where missing.")],
-    modalities: Annotated[str, typer.Option(metavar="flair,t1,t2", help="Learn all pairs of these at once, with networks that are told the pair.  [default: from input to target and back]")] = "",
+    target: Annotated[str, typer.Option(metavar="flair|t1|t1ce|t2", help="Modality to translate it to; for cycle, mmccd, masked and toy.", show_default=False)] = "",
+    modalities: Annotated[str, typer.Option(metavar="flair,t1,t2", help="Learn all of these (or all their pairs) at once, with networks that are told which.  [default: what --input and --target say]")] = "",
     back: Annotated[str, typer.Option(metavar="NAME|RUN", help="For mmccd and masked: take the way back from a trained cycle, and train the way there only. NAME of one that comes with mmccd, such as cycle, or RUN, its folder.  [default: both are trained]")] = "",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in RUN, or start it where there is none.")] = False,
     preset: Annotated[str, typer.Option(metavar="smoke|tiny|paper", help="All settings at once: smoke (20 steps, for seconds), tiny (2,000 steps, for a CPU), paper (settings of the paper: 100,000 steps, for a GPU).")] = "tiny",
@@ -343,7 +345,8 @@ def train(
 # %% ../nbs/16_cli.ipynb #8f37c793
 OVER = {"cycle": {"flair": "t1", "t2": "t1", "t1": "flair"},  # by method and input: over which modality
         "masked": {"flair": "t1", "t2": "t1", "t1": "flair"},
-        "mmccd": {"flair": "t1", "t2": "t1", "t1": "flair"}}
+        "mmccd": {"flair": "t1", "t2": "t1", "t1": "flair"},  # what follows looks at one alone
+        **{k: dict.fromkeys(("flair", "t2", "t1"), "") for k in ("equalised", "ae", "ae-dense", "vae", "dae", "ddpm", "ddpm-simplex")}}
 
 def full_name(
     weights:str, # as given; threshold and the keys of `OVER` are short
@@ -354,7 +357,7 @@ def full_name(
     if weights in ("", "threshold"): return f"threshold-{input}"
     if weights not in OVER: return weights
     if input not in OVER[weights]: raise ValueError(f"no {weights} for {input} comes with mmccd: choose --input {', '.join(OVER[weights])}, or --weights threshold")
-    return f"{weights}-{input}-{OVER[weights][input]}"
+    return f"{weights}-{input}-{OVER[weights][input]}".rstrip("-")
 
 # %% ../nbs/16_cli.ipynb #5e2ce9b2
 def own_modality(
@@ -394,30 +397,48 @@ def tell(
     if done and not quiet: print(f"{len(done)} of {len(cases)} case{'s' * (len(cases) != 1)} in {out}, {made_by}")
     return 0 if len(done) == len(cases) else 2
 
+# %% ../nbs/16_cli.ipynb #ef7ba25e
+def run_detect(
+    asked:dict, # what was asked for, by option
+)->int:         # exit code: 2 if a case failed
+    "Detect; what the threshold rests on is said where it does not fit."
+    a = SimpleNamespace(**asked)
+    check_json(a.json)
+    place, input = pick_device(a.device), a.input.lower()
+    from mmccd.data import find_cases
+    from mmccd.detect import detect_many, recalibrate, threshold_note
+    from mmccd.postprocess import PostProcess
+    post = PostProcess(a.median, a.erode, a.smallest)  # refuses here, before the work
+    detector, name = pick_detector(a.weights, input, a.cases)
+    if hasattr(detector, "progress"): detector.progress = sys.stderr.isatty()
+    detector.to(place)
+    if a.healthy: recalibrate(detector, a.healthy, input or None, post, seed=a.seed, progress=True)
+    if note := threshold_note(detector, post): say(note)
+    result = detect_many(a.cases, detector, a.out, input or None, name, a.seed, a.skip_existing, a.overwrite, progress=True, post=post)
+    put_json(result, a.json)
+    asked_for = {id for id, _ in find_cases(a.cases)}  # the folder may hold others from an earlier run
+    made_by = f"{name} on {result['input']}" + f", map after: {post}" * bool(post)
+    return tell([c for c in result["cases"] if c["id"] in asked_for], a.out, made_by, quiet=a.json == "-")
+
 # %% ../nbs/16_cli.ipynb #238f993a
 @app.command(epilog="Example: mmccd detect cases --out results --input t2. With a network: mmccd detect cases --out results --weights mmccd")
 def detect(
     cases: Annotated[list[Path], typer.Argument(metavar="CASE...", help="Folders of cases, folders with cases in them, or NIfTI files.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the results; made where missing.")],
-    weights: Annotated[str, typer.Option(metavar="NAME|RUN", help="NAME of a detector that comes with mmccd: threshold, cycle, masked or mmccd (that of the input), or in full, such as cycle-t1-t2; or RUN, a folder with config.json, or owner/name on the Hugging Face hub.  [default: threshold]")] = "",
+    weights: Annotated[str, typer.Option(metavar="NAME|RUN", help="NAME of a detector that comes with mmccd: threshold, equalised, cycle, masked, mmccd, ae, ae-dense, vae, dae, ddpm or ddpm-simplex (that of the input), or in full, such as cycle-t1-t2; or RUN, a folder with config.json, or owner/name on the Hugging Face hub.  [default: threshold]")] = "",
     input: Input = "",     # modality to look at
     device: Device = "auto", # where networks run
     seed: Seed = 0,        # of all randomness
     skip_existing: Annotated[bool, typer.Option("--skip-existing", help="Leave complete results of the same detector alone.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the results of another detector, input or seed that are in DIR, all of them.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the results of another detector, threshold, input, seed or post-processing that are in DIR, all of them.")] = False,
+    median: Annotated[int, typer.Option(metavar="N", help="Post-processing: median of the map over N x N x N voxels, N odd; 0 is none.")] = 0,
+    erode: Annotated[float, typer.Option(metavar="MM", help="Post-processing: the outermost MM of the brain are not judged.")] = 0.,
+    smallest: Annotated[float, typer.Option(metavar="ML", help="Post-processing: smaller pieces are dropped.")] = 0.,
+    healthy: Annotated[list[Path], typer.Option(metavar="CASE", help="Healthy case, or a folder of them, to calibrate the threshold on, with the same post-processing; may be given several times.  [default: the detector's own threshold]", show_default=False)] = None,
     json: Json = "",       # file, or - for standard output
 ):
     "Find what is unusual in each case: map, segmentation, report."
-    check_json(json)
-    place, input = pick_device(device), input.lower()
-    detector, name = pick_detector(weights, input, cases)
-    if hasattr(detector, "progress"): detector.progress = sys.stderr.isatty()
-    from mmccd.data import find_cases
-    from mmccd.detect import detect_many
-    result = detect_many(cases, detector.to(place), out, input or None, name, seed, skip_existing, overwrite, progress=True)
-    put_json(result, json)
-    asked = {id for id, _ in find_cases(cases)}  # the folder may hold others from an earlier run
-    return tell([c for c in result["cases"] if c["id"] in asked], out, f"{name} on {result['input']}", quiet=json == "-")
+    return run_detect(locals())
 
 # %% ../nbs/16_cli.ipynb #6648e37d
 @app.command(epilog="Example: mmccd evaluate results cases --only '*glioma*' --json scores.json")

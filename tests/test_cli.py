@@ -214,7 +214,9 @@ def test_detect_and_evaluate(run, tmp_path):
     code, out, err = run("evaluate", tmp_path / "out", tmp_path / "cases", "--json")
     assert code == 0 and not err and json.loads(out)["scores"]["summary"]["dice"]["mean"] > 0.8
     code, out, err = run("evaluate", tmp_path / "out", tmp_path / "cases", "--protocol", "volume", "--json", tmp_path / "e.json")
-    assert code == 0 and "everything positive" in out and json.loads((tmp_path / "e.json").read_text())["protocol"] == "volume"
+    assert code == 0 and "everything positive" in out and "HD95 (mm)" in out and "false lesions a slice" in out
+    result = json.loads((tmp_path / "e.json").read_text())
+    assert result["protocol"] == "volume" and result["scores"]["summary"]["assd"]["n"] == 2 and 0 <= result["scores"]["subjects"][0]["hd95"] < 99
     refused(run("evaluate", tmp_path / "out", tmp_path / "cases", "--protocol", "x"), "'x'")
 
 
@@ -586,6 +588,41 @@ def test_train_cycle_refuses(run, store, tmp_path, method, options, say):
     assert not (tmp_path / "run").exists() and tree(store) == before
 
 
+def alone(store, *more, method="ae"): return [w for k, w in enumerate(words(store, *more, method=method)) if k not in (5, 6)]  # without --target
+
+
+@pytest.mark.parametrize("method,kind", [("ae", "AE"), ("ae-dense", "AE"), ("vae", "AE"), ("dae", "DAE"), ("ddpm", "DDPM"), ("ddpm-simplex", "DDPM")])
+def test_train_with_one_modality_and_use_it(run, store, tmp_path, method, kind):
+    several = ["--modalities", "T2,flair, t1"] if method in ("ae", "ddpm") else []
+    code, out, err = run(*alone(store, "--steps", 2, "--val-slices", 2, *several, "--out", tmp_path / "run", method=method))
+    assert code == 0 and out.startswith(f"{method} on t1: 2 steps, validation loss ") and "from" not in out.split(",")[0], err
+    d = Detector.from_pretrained(tmp_path / "run")
+    assert (type(d).__name__, d.config.input, d.config.size, d.config.modalities) == (kind, "t1", 32, ("flair", "t1", "t2") if several else ())
+    case = write_case(tmp_path, "a", ("t1",))  # looking needs no other modality
+    code, out, err = run("detect", case, "--weights", tmp_path / "run", "--out", tmp_path / "out", "--device", "cpu", "--json")
+    assert code == 0 and not err and (json.loads(out)["input"], json.loads(out)["detector"]) == ("t1", kind)
+    assert nib.load(tmp_path / "out/a/a_anomaly.nii.gz").shape == nib.load(case / "a_t1.nii.gz").shape
+    refused(run(*alone(store, "--steps", 2, "--val-slices", 2, "--resume", "--modalities", "t1,t2", "--out", tmp_path / "run", method=method)), "Cannot go on", "--modalities was")
+
+
+@pytest.mark.parametrize("method", ["ae", "ae-dense", "vae", "dae", "ddpm", "ddpm-simplex"])
+def test_one_modality_has_no_target(run, store, tmp_path, method):
+    refused(run(*words(store, "--out", tmp_path / "run", method=method)), f"{method} looks at one modality only: leave --target out")
+    refused(run(*alone(store, "--back", "cycle", "--out", tmp_path / "run", method=method)), method, "--back")
+    refused(run(*alone(store, "--modalities", "flair,t2", "--out", tmp_path / "run", method=method)), "shall know flair, t2, and t1 is not among them")
+    refused(run(*alone(store, "--modalities", "t1,t1", "--out", tmp_path / "run", method=method)), "modalities must be different ones, got t1, t1")
+    refused(run(*alone(store, "--input", "t1ce", "--out", tmp_path / "run", method=method)), "no modality t1ce")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("method", ["cycle", "mmccd", "masked", "toy"])
+@pytest.mark.parametrize("options", [[], ["--input", "t2"], ["--input", "flair"], ["--modalities", "flair,t1"]])
+def test_another_modality_must_be_named(run, store, tmp_path, method, options):
+    if method == "toy" and "--modalities" in options: return  # knows no others
+    refused(run(*alone(store, *options, "--out", tmp_path / "run", method=method)), f"{method} goes to another modality: say to which by --target")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_store_whose_slices_do_not_fit_the_network(run, tmp_path):
     place = tmp_path / "odd.zarr"
     prepare(Phantoms(healthy=2, seed=7), place, size=36, slices=range(78, 80), modalities=["flair", "t1"], progress=False)
@@ -611,3 +648,51 @@ def test_make_subjects_from_python(tmp_path):
     made = make_subjects(tmp_path, [("healthy", 4)], seed=2, slices=range(80, 81), progress=False)
     assert made == [{"id": phantom_id("healthy", 2, 4), "kind": "healthy", "folder": str(tmp_path / phantom_id("healthy", 2, 4))}]
     assert np.asarray(nib.load(next((tmp_path / made[0]["id"]).glob("*seg*"))).dataobj).sum() == 0
+
+
+# ------------------------------------------------------------------------------------------------- post-processing
+def test_detect_with_post_processing(run, tmp_path):
+    case = write_case(tmp_path, "a")
+    code, out, err = run("detect", case, "--out", tmp_path / "plain")
+    assert code == 0 and not err and "map after" not in out
+    code, text, err = run("detect", case, "--out", tmp_path / "out", "--median", "3", "--erode", "1.5", "--smallest", "0.01")
+    assert code == 0 and "map after: median of 3 voxels, without 1.5 mm of rim, pieces from 0.01 ml" in text
+    assert err.startswith("mmccd: the threshold was calibrated on maps with no post-processing") and err.count("\n") == 1 and "--healthy" in err
+    result = json.loads((tmp_path / "out/detect.json").read_text())
+    assert result["post"] == {"median": 3, "erode": 1.5, "smallest": 0.01}
+    a, b = (np.asarray(nib.load(tmp_path / d / "a/a_anomaly.nii.gz").dataobj) for d in ("plain", "out"))
+    assert not np.array_equal(a, b) and ((b == 0) & (a > 0)).any()
+    refused(run("detect", case, "--out", tmp_path / "out"), "post-processing", "after median of 3 voxels", "--overwrite")
+    assert run("detect", case, "--out", tmp_path / "out", "--overwrite")[0] == 0
+    code, text, err = run("detect", case, "--out", tmp_path / "small", "--smallest", "0.01")
+    assert code == 0 and not err and "pieces from 0.01 ml" in text  # the map is not changed before the threshold
+
+
+def test_detect_calibrated_on_healthy_cases(run, tmp_path):
+    case = write_case(tmp_path, "a")
+    for i in range(2): write_case(tmp_path / "well", f"h{i}", seed=5 + i, lesion=False)
+    code, out, err = run("detect", case, "--out", tmp_path / "out", "--median", "3", "--healthy", tmp_path / "well", "--json")
+    result = json.loads(out)
+    assert code == 0 and not err and result["calibration"]["cases"] == ["h0", "h1"] and result["calibration"]["post"]["median"] == 3
+    assert result["cases"][0]["threshold"] == result["calibration"]["threshold"] != pick_detector()[0].threshold
+    refused(run("detect", case, "--out", tmp_path / "out", "--median", "3", "--healthy", tmp_path / "well/h0"), "already holds results", "threshold")
+    code, out, err = run("detect", case, "--out", tmp_path / "two", "--healthy", tmp_path / "well/h0", "--healthy", tmp_path / "well/h1", "--json")
+    assert code == 0 and json.loads(out)["calibration"]["cases"] == ["h0", "h1"]
+    refused(run("detect", case, "--out", tmp_path / "three", "--healthy", case), "Cannot calibrate on a: it has a lesion")
+    refused(run("detect", case, "--out", tmp_path / "three", "--healthy", tmp_path / "nowhere"), "nowhere")
+    assert not (tmp_path / "three").exists()
+
+
+@pytest.mark.parametrize("options,say", [(["--median", "4"], "odd number of voxels from 1 to 15, got 4"), (["--median", "-3"], "got -3"), (["--median", "x"], "whole number"), (["--median", "2.5"], "whole number"),
+                                         (["--erode", "-1"], "erosion in mm must be a number of 0 or more, got -1"), (["--erode", "nan"], "got nan"), (["--smallest", "-0.5"], "got -0.5"),
+                                         (["--smallest", "inf"], "got inf"), (["--erode", "far"], "it must be a number"), (["--median", "99"], "got 99")])
+def test_wrong_post_processing(run, tmp_path, options, say):
+    case = write_case(tmp_path, "a")
+    before = tree(tmp_path)
+    refused(run("detect", case, "--out", tmp_path / "out", *options), say)
+    assert tree(tmp_path) == before
+
+
+def test_an_erosion_of_everything(run, tmp_path):
+    code, out, err = run("detect", write_case(tmp_path, "a"), "--out", tmp_path / "out", "--erode", "500")
+    assert code == 2 and "Cannot process the map of a: an erosion of 500 mm leaves nothing of this brain; choose less." in err and not (tmp_path / "out").exists()

@@ -780,3 +780,48 @@ def test_the_ill_are_not_drawn_for_validation(tmp_path):
 def test_only_healthy_slices(store):
     for data in store_data(store, "flair", "t2", 0.25):
         assert not any(b.any() for b in [data.batch(range(len(data)))["lesion"]])
+
+
+# ------------------------------------------------------------------------------------------------- one modality only
+BASELINES = {"ae": "AE", "ae-dense": "AE", "vae": "AE", "dae": "DAE", "ddpm": "DDPM", "ddpm-simplex": "DDPM"}
+
+
+@pytest.mark.parametrize("method", BASELINES)
+def test_without_a_target(store, tmp_path, method):
+    "Two steps on a store, of which only the input is loaded."
+    data, val = store_data(store, "flair", "", 0.25)
+    assert set(data.batch([0])) - {"brain", "lesion"} == {"flair"} and not set(data.ids) & set(val.ids)
+    d = new_detector(method, 0, input="flair", target="t2", **{k: data.recipe[k] for k in ("size", "normalisation")})
+    assert not hasattr(d.config, "target") and (d.config.size, type(d).__name__) == (32, BASELINES[method])
+    record = train(d, data, val, tmp_path / "run", make_config("smoke", steps=2, val_slices=2), progress=False, device="cpu")
+    again = Detector.from_pretrained(tmp_path / "run")
+    assert record["about"]["detector"] == BASELINES[method] and again.config == d.config and again.threshold == record["result"]["threshold"]
+    text = (tmp_path / "run/README.md").read_text()
+    assert "not a medical device" in text and "t2" not in text and "None" not in text
+    assert any(not torch.equal(v, d.state_dict()[k]) for k, v in again.state_dict().items())
+
+
+def test_variants_differ_in_what_they_say_only():
+    "A field that is asked for wins over the variant's own."
+    plain = {m: new_detector(m, 3) for m in BASELINES}
+    for m, fields in training.VARIANTS.items():
+        base = {"AE": "ae", "DDPM": "ddpm"}[BASELINES[m]]
+        assert plain[m].config == replace(plain[base].config, **fields) != plain[base].config
+    assert new_detector("vae", sigma=.5, latent=7).config == replace(plain["vae"].config, sigma=.5, latent=7)
+    assert set(BASELINES) | {"cycle", "mmccd", "masked", "toy"} == set(training.METHODS)
+
+
+def test_more_modalities_than_the_input(store):
+    data, _ = store_data(store, "flair", "", 0.25, modalities=["flair", "t2"])
+    assert set(data.batch([0])) - {"brain", "lesion"} == {"flair", "t2"}
+
+
+def test_sample_rows(monkeypatch):
+    "What goes to a target shows it; what gives back shows that."
+    rows = {}
+    import mmccd.viz as viz
+    monkeypatch.setattr(viz, "show_rows", lambda found, row_titles, **kw: rows.update({"titles": row_titles, **kw}))
+    training.sample_figure(detector(ToyCycle), Toy(4))
+    assert rows["titles"] == ["input flair", "target t2", "prediction", "map"] and len(rows["vmax"]) == len(rows["cmap"]) == 4
+    training.sample_figure(new_detector("ae", size=32), Toy(4))
+    assert rows["titles"] == ["input flair", "given back", "map"] and rows["vmax"] == [1., 1., .5] and rows["cmap"] == ["gray", "gray", "inferno"]
