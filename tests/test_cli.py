@@ -289,7 +289,9 @@ def test_networks_that_are_not_there(run, tmp_path):
 def test_short_names(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert full_name("", "t1ce") == full_name("threshold", "t1ce") == "threshold-t1ce" and full_name("cycle-t1-t2", "t1ce") == "cycle-t1-t2"
-    assert pick_detector()[1] == "threshold-flair" and [pick_detector(k)[1] for k in OVER] == [f"{k}-flair-{OVER[k]['flair']}" for k in ("cycle", "masked", "mmccd")]
+    assert pick_detector()[1] == "threshold-flair" and [pick_detector(k)[1] for k in ("cycle", "masked", "mmccd")] == ["cycle-flair-t1", "masked-flair-t1", "mmccd-flair-t1"]
+    alone = [k for k in OVER if not OVER[k]["flair"]]
+    assert alone == ["equalised", "ae", "ae-dense", "vae", "dae", "ddpm", "ddpm-simplex"] and [pick_detector(k)[1] for k in alone] == [f"{k}-flair" for k in alone]
     Path("cycle").mkdir()
     assert full_name("cycle", "t1") == "cycle-t1-flair"  # an empty folder is no detector
     Threshold(input="t2").save_pretrained("cycle")
