@@ -78,7 +78,7 @@ BROKEN = {
     'few_tests': (without('assert'), '0 of 8 code cells hold a test'),
     'asserts_in_exports_are_no_tests': (replace('assert', '#| export\nassert'), '0 of 14 code cells'),
     'little_prose': (lambda nb: [add('assert 1 == 1')(nb) for _ in range(9)], 'Markdown cells for 23 code cells, fewer than 0.7'),
-    'big': (lambda nb: says('x' * 460_000)(nb), 'more than 450'),
+    'big': (lambda nb: says('x' * 310_000)(nb), 'more than 300'),
     'widget_state': (widget_state, 'widget state in its metadata'),
     'widget_output': (result(output_type='display_data', data={'application/vnd.jupyter.widget-view+json': {}}), 'widget as its output'),
     'path_in_source': (replace('import math', 'p = "/' + 'home/me/x"'), 'path of one machine: /' + 'home/me/x'),
