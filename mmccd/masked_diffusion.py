@@ -200,13 +200,13 @@ class MMCCD(Detector):
 
 # %% ../nbs/12_masked_diffusion.ipynb #ac3de2b3
 def changed(
-    detector,  # an `MMCCD`
+    detector,  # an `MMCCD`, or any other with weights
     **changes, # fields of its config
 )->Detector:   # a new one with the same weights, not calibrated
     "The same networks, used in another way: `changed(d, sampler=\"paper\")`."
     with torch.random.fork_rng([]): other = type(detector)(replace(detector.config, **changes))  # its first weights are drawn, and overwritten
     other.load_state_dict(detector.state_dict(), strict=False)
-    other.at_once, other.progress = detector.at_once, detector.progress
+    for k in {"at_once", "progress"} & set(vars(detector)): setattr(other, k, getattr(detector, k))
     return other.to(detector.device).eval()
 
 # %% ../nbs/12_masked_diffusion.ipynb #7a1e8fde

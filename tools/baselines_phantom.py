@@ -9,7 +9,6 @@ ones: --evidence, --calibration. Writes data/results/baselines_phantom.json and 
 import json
 import sys
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
 from functools import reduce
 from multiprocessing import get_context
 from operator import getitem
@@ -25,6 +24,7 @@ from mmccd.cli import pick_device
 from mmccd.data import to_slices
 from mmccd.detector import WEIGHTS, fingerprint, load_detector, write_atomic
 from mmccd.intensity import BACKGROUND
+from mmccd.masked_diffusion import changed
 from mmccd.phantom import HEALTHY, make_phantom
 from mmccd.scoring import auroc, score_subjects, summarise
 from mmccd.slices import resize, resize_labels
@@ -148,18 +148,11 @@ def networks(old=None, weights=WEIGHTS):
 
 # how deep partial diffusion goes
 
-def deeper(detector, depth):
-    "The same network with more or fewer steps of noise."
-    other = type(detector)(replace(detector.config, depth=depth))
-    other.load_state_dict(detector.state_dict())
-    return other.to(detector.device).eval()
-
-
 def at_depths(subjects, pairs, device="cpu", weights=WEIGHTS):
     "Each noise at each depth on FLAIR gliomas: scores, which need no threshold, and what is given back."
     out = []
     for name, depth in ((n, d) for n in DEEP for d in DEPTHS):
-        detector = deeper(packaged(f"{name} flair", device, weights), depth)
+        detector = changed(packaged(f"{name} flair", device, weights), depth=depth)
         m = base.method("d", "d", detector)
         s = score_subjects([base.pixels(m, s) for s in subjects])
         copied = [give_back(detector, p) for p in pairs]
