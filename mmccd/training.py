@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['PRECISIONS', 'PRESETS', 'COLUMNS', 'OPTIONS', 'RESULT', 'CARD', 'METHODS', 'VARIANTS', 'mean_inside',
            'ToyCycleConfig', 'small_net', 'ToyCycle', 'seed_of', 'kept_random_state', 'shuffled', 'batch_indices',
-           'without_labels', 'Batches', 'counted', 'TrainConfig', 'lr_factor', 'ema_average', 'Fit', 'diverged', 'on',
-           'spread', 'describe_data', 'validate', 'sample_figure', 'write_durably', 'Sealed', 'checkpoints',
-           'newest_good', 'log_text', 'curve_figure', 'duration', 'Progress', 'saving', 'keep_newest', 'Keeper',
-           'save_sample', 'data_record', 'about_run', 'difference', 'for_user', 'write_record', 'read_record',
+           'without_labels', 'Batches', 'counted', 'TrainConfig', 'lr_factor', 'converged', 'ema_average', 'Fit',
+           'diverged', 'on', 'spread', 'describe_data', 'validate', 'sample_figure', 'write_durably', 'Sealed',
+           'checkpoints', 'newest_good', 'log_text', 'curve_figure', 'duration', 'Progress', 'saving', 'keep_newest',
+           'Keeper', 'save_sample', 'data_record', 'about_run', 'difference', 'for_user', 'write_record', 'read_record',
            'check_healthy', 'check_training', 'read_run', 'alone', 'open_run', 'quiet', 'make_trainer', 'finish',
            'card', 'opening', 'run_fit', 'train', 'new_detector', 'store_data', 'make_config']
 
@@ -164,18 +164,21 @@ class TrainConfig:
     validate_every: int = 200   # steps between two validations
     val_slices: int = 256       # slices of a validation, at most
     fpr: float = 0.01           # false-positive rate to calibrate for, in (0, 1)
+    patience: int = 0           # end after this many validations without progress; 0: all steps are walked
+    progress: float = 0.01      # share by which the validation loss must fall for that to be progress, in [0, 1)
 
     def __post_init__(self):
         counts = ("steps", "batch_size", "accumulate", "log_every", "checkpoint_every", "validate_every", "val_slices")
-        for name in (*counts, "warmup", "seed"):
+        for name in (*counts, "warmup", "seed", "patience"):
             if type(getattr(self, name)) is not int: raise ValueError(f"{name} must be a whole number, got {getattr(self, name)}")
         for name in counts:
             if getattr(self, name) < 1: raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if not 0 < self.lr < math.inf: raise ValueError(f"lr must be a positive number, got {self.lr}")
-        for name in ("warmup", "weight_decay", "ema", "seed"):
+        for name in ("warmup", "weight_decay", "ema", "seed", "patience"):
             if not getattr(self, name) >= 0: raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         if not self.clip > 0: raise ValueError(f"clip must be positive, got {self.clip}")
         if not self.ema < 1: raise ValueError(f"ema must lie below 1, got {self.ema}")
+        if not 0 <= self.progress < 1: raise ValueError(f"progress must lie in [0, 1), got {self.progress}")
         if not 0 < self.fpr < 1: raise ValueError(f"fpr must lie between 0 and 1, got {self.fpr}")
         if self.precision not in PRECISIONS: raise ValueError(f"unknown precision {self.precision!r}: choose {', '.join(PRECISIONS)}")
         if self.batch_size % self.accumulate:
@@ -190,12 +193,22 @@ PRESETS = {
 # %% ../nbs/07_training.ipynb #505f34dd
 def lr_factor(
     step:int, # from 0
-    config,   # `warmup` and `steps` are used
+    config,   # `warmup`, `steps` and `patience` are used
 )->float:     # in (0, 1]
-    "Linear warm-up, then half a cosine down to (almost) nothing."
+    "Linear warm-up, then half a cosine down to (almost) nothing; or level, where nobody knows yet which step is the last."
     if step < config.warmup: return (step + 1) / (config.warmup + 1)
+    if config.patience: return 1.
     done = (step - config.warmup) / max(config.steps - config.warmup, 1)
     return (1 + math.cos(math.pi * min(done, 1.))) / 2
+
+# %% ../nbs/07_training.ipynb #93614d35
+def converged(
+    losses, # of the validations so far, in order
+    config, # `patience` and `progress` are used
+)->bool:
+    "Have the last `patience` validations failed to lower the least validation loss by more than the share `progress`?"
+    n = config.patience
+    return 0 < n < len(losses) and min(losses[-n:]) >= (1 - config.progress) * min(losses[:-n])
 
 # %% ../nbs/07_training.ipynb #322cdc88
 def ema_average(
@@ -484,9 +497,12 @@ class Keeper:
         self.began, self.step = time.perf_counter(), trainer.global_step
         self.bar = Progress(fit.settings.steps, self.step, self.show)
         if not self.step: self.note(trainer, fit, self.check(fit))
+        trainer.should_stop = self.enough(fit)  # killed after its last checkpoint
         with suppress(ValueError):  # only the main thread may
             for name in (signal.SIGINT, signal.SIGTERM):
                 if signal.getsignal(name) != signal.SIG_IGN: signal.signal(name, self.ask)
+
+    def enough(self, fit): return converged([r["val_loss"] for r in self.rows if "val_loss" in r], fit.settings)
 
     def ask(self, *_):  # the first time: stop after this step; the second time: now
         if self.asked: raise KeyboardInterrupt
@@ -512,10 +528,9 @@ class Keeper:
 
     def on_train_batch_end(self, trainer, fit, outputs, batch, batch_idx):
         if trainer.global_step == self.step: return  # this batch is worked off in pieces, and more are to come
-        self.step, c = trainer.global_step, fit.settings
-        due = lambda every: self.step % every == 0 or self.step == c.steps
+        self.step, c, due = trainer.global_step, fit.settings, lambda every: self.step % every == 0 or self.step == c.steps
         if logs := due(c.log_every) or due(c.validate_every): self.note(trainer, fit, self.check(fit) if due(c.validate_every) else {})
-        stop = self.asked  # decided once: a signal from here on is for the next step
+        stop = self.asked or self.enough(fit)  # decided once: a signal from here on is for the next step
         if due(c.checkpoint_every) or stop:
             path = self.out / "checkpoints" / f"step-{self.step:07d}.ckpt"
             with saving(self.out): trainer.save_checkpoint(path); keep_newest(self.out, path)
@@ -570,7 +585,7 @@ def difference(
     return ""
 
 # %% ../nbs/07_training.ipynb #9ef547d6
-OPTIONS = ("input", "target", "modalities", "steps", "batch_size", "lr", "precision", "accumulate", "checkpoint_every", "validate_every", "val_slices", "seed")  # of `mmccd train`
+OPTIONS = ("input", "target", "modalities", "steps", "batch_size", "lr", "precision", "accumulate", "checkpoint_every", "validate_every", "val_slices", "patience", "seed")  # of `mmccd train`
 
 def for_user(
     words:str, # from `difference`
@@ -674,6 +689,7 @@ def open_run(
 )->tuple:        # (checkpoint to go on from or None, record of the run)
     "A new run, or the way back into an old one."
     record = read_run(out)
+    with suppress(KeyError, TypeError): record["about"]["training"] = asdict(TrainConfig(**record["about"]["training"]))  # of a version that had fewer settings
     if record and not resume:
         raise ValueError(f"{out} already holds a training ({record['status']}): go on with it by --resume, or choose another folder")
     if record and (words := difference(record["about"], about)):
@@ -807,7 +823,7 @@ def run_fit(
     except SystemExit: raise KeyboardInterrupt("stopped at once; go on with --resume") from None  # Lightning's way to say it
     finally:
         if keeper.bar: keeper.bar.close()
-    if keeper.asked and keeper.step < fit.settings.steps:
+    if keeper.asked and keeper.step < fit.settings.steps and not keeper.enough(fit):
         raise KeyboardInterrupt(f"stopped at step {keeper.step} of {fit.settings.steps}; go on with --resume")
 
 # %% ../nbs/07_training.ipynb #e84cdbe9

@@ -825,3 +825,85 @@ def test_sample_rows(monkeypatch):
     assert rows["titles"] == ["input flair", "target t2", "prediction", "map"] and len(rows["vmax"]) == len(rows["cmap"]) == 4
     training.sample_figure(new_detector("ae", size=32), Toy(4))
     assert rows["titles"] == ["input flair", "given back", "map"] and rows["vmax"] == [1., 1., .5] and rows["cmap"] == ["gray", "gray", "inferno"]
+
+
+# ------------------------------------------------------------------------------------------------- ends by a rule
+EASY = replace(QUICK, steps=200, validate_every=5, patience=2, progress=.6)  # nothing can fall that fast for long
+
+
+@pytest.fixture(scope="module")
+def early(tmp_path_factory):
+    "An undisturbed run that its rule ends."
+    out = tmp_path_factory.mktemp("early") / "run"
+    with one_thread(): return out, fit(out, EASY)
+
+
+def val_losses(out): return [float(r["val_loss"]) for r in log(out) if r["val_loss"]]
+
+
+@pytest.mark.parametrize("losses,patience,progress,ends", [
+    ([3, 2, 1], 1, .1, False), ([3, 2, 1.9], 1, .1, True), ([3, 2, 1.7], 1, .1, False), ([2, 1.9, 1.81], 2, .1, True), ([2, 1.9, 1.79], 2, .1, False),
+    ([1, 5, 5], 2, 0, True), ([1, 5], 2, 0, False), ([1], 0, .5, False), ([1, 1, 1, 1], 0, .5, False), ([], 1, .5, False), ([2, 1, 1.5, 1.5, .5], 2, .1, False)])
+def test_converged(losses, patience, progress, ends):
+    assert training.converged(losses, TrainConfig(patience=patience, progress=progress)) is ends
+
+
+def test_rule_ends_a_run(early):
+    out, record = early
+    last, losses = record["result"]["step"], val_losses(out)
+    assert record["status"] == "done" and last < EASY.steps and last % EASY.validate_every == 0
+    assert training.converged(losses, EASY) and not any(training.converged(losses[:n], EASY) for n in range(len(losses)))
+    assert (record["result"]["samples"], checkpoints(out)[-1].stem) == (8 * last, f"step-{last:07d}")
+    assert f"{last} steps of 8" in (out / "README.md").read_text() and f'"step": {last}' in (out / "train.json").read_text()
+    assert Detector.from_pretrained(out).calibration["step"] == last
+
+
+def test_level_rate(early):
+    factors = [lr_factor(s, EASY) for s in range(EASY.steps)]
+    assert factors[:3] == [.25, .5, .75] and set(factors[3:]) == {1.}
+    assert {float(r["lr"]) for r in log(early[0])[2:]} == {EASY.lr}
+
+
+def test_patience_that_never_ends_walks_all_steps(tmp_path):
+    "The bare rule changes nothing but the rate: with patience for more validations than there are, all steps are walked."
+    level = replace(QUICK, patience=50)
+    assert fit(tmp_path / "a", level)["result"]["step"] == QUICK.steps
+    assert fit(tmp_path / "b", replace(level, progress=.5))["result"]["step"] == QUICK.steps and weights(tmp_path / "a") == weights(tmp_path / "b")
+
+
+def test_without_patience_progress_counts_for_nothing(plain, tmp_path):
+    fit(tmp_path / "run", replace(QUICK, progress=.9))
+    assert everything(tmp_path / "run") == everything(plain[0])
+
+
+def test_killed_between_the_last_checkpoint_and_the_end(early, tmp_path, monkeypatch):
+    def killed(*_): raise RuntimeError("killed")
+    with monkeypatch.context() as m:
+        m.setattr(training, "finish", killed)
+        with pytest.raises(RuntimeError, match="killed"): fit(tmp_path / "run", EASY)
+    assert json.loads((tmp_path / "run/train.json").read_text())["status"] == "not done"
+    assert fit(tmp_path / "run", EASY, resume=True)["result"]["step"] == early[1]["result"]["step"]
+    assert everything(tmp_path / "run") == everything(early[0])
+
+
+@pytest.mark.parametrize("stop", ["first", "last"])
+def test_rule_holds_over_an_interruption(early, tmp_path, stop):
+    "That of the last step included, whose batch was asked for before the one after it: the run is then done, not stopped."
+    last = early[1]["result"]["step"]
+    data = Calls()
+    data.at = {last + 1 if stop == "last" else 3: lambda: os.kill(os.getpid(), signal.SIGTERM)}
+    if stop == "last": fit(tmp_path / "run", EASY, data)
+    else:
+        with pytest.raises(KeyboardInterrupt, match="stopped at step"): fit(tmp_path / "run", EASY, data)
+        fit(tmp_path / "run", EASY, resume=True)
+    assert everything(tmp_path / "run") == everything(early[0])
+
+
+@pytest.mark.parametrize("changes,words", [(dict(patience=-1), "patience must not be negative"), (dict(patience=1.5), "patience must be a whole number, got 1.5"),
+                                           (dict(progress=1.), r"progress must lie in \[0, 1\), got 1.0"), (dict(progress=-.1), "progress must lie in"), (dict(progress=float("nan")), "progress must lie in")])
+def test_bad_rules(changes, words):
+    with pytest.raises(ValueError, match=words): TrainConfig(**changes)
+
+
+def test_rule_cannot_change_on_the_way(early):
+    with pytest.raises(ValueError, match="patience"): fit(early[0], replace(EASY, patience=3), resume=True)
