@@ -18,6 +18,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 import mmccd.benchmark as bm
 from mmccd.benchmark import (NAMES, PUBLISHED, PUBLISHED_PAIRS, RECALLS, RECIPES, Plan, Recipe, Scans, Subject, Task, all_tables, cell, check_scans, detector_of, dump, entries, evidence,
                              in_pool, in_turn, judging, latex, learning, markdown, measure, of_pair, paired, pictured, places, precision_at, run_benchmark, score_entry, table_one, table_two, tasks_of, tidy)
+from mmccd.cli import main
 from mmccd.detect import map_slices
 from mmccd.detector import fingerprint, load_detector
 from mmccd.phantom import KINDS
@@ -670,3 +671,16 @@ def test_lists_that_are_not_there(tmp_path, missing):
     if missing:
         for n in ("train.txt", "val.txt"): (tmp_path / n).write_text("a\n")
     assert ("has no test.txt" if missing else "there is no folder") in sentence(bm.split_lists, tmp_path if missing else tmp_path / "none")
+
+
+def test_smoke_from_the_command_line(tmp_path, capsys):
+    "The preset `smoke`, whole: every method on every pair; and what a second run with the same seed has in common with it agrees."
+    assert main(["benchmark", "--preset", "smoke", "--out", str(tmp_path / "a"), "--device", "cpu"]) == 0
+    said = capsys.readouterr().out
+    assert main(["benchmark", "--preset", "smoke", "--out", str(tmp_path / "b"), "--device", "cpu", "--methods", "dae,cycle", "--json", str(tmp_path / "b.json")]) == 0
+    first, second = json.loads((tmp_path / "a/benchmark.json").read_text()), json.loads((tmp_path / "b.json").read_text())
+    assert set(first["networks"]) == {"ae", "vae", "dae", "ddpm", "cycle", "mmccd"} and len(first["pairs"]) == 6 and len(first["scores"]) == 1 + 3 * 5 + 6 * 2
+    assert first["command"] == f"mmccd benchmark --preset smoke --out {tmp_path / 'a'}" and second["command"] == f"mmccd benchmark --preset smoke --methods dae,cycle --out {tmp_path / 'b'}"
+    assert set(second["scores"]) < set(first["scores"]) and bare({k: first["scores"][k] for k in second["scores"]}) == bare(second["scores"])
+    assert {m: bare(first["networks"][m]) for m in ("dae", "cycle")} == bare(second["networks"]) and first["data"] == second["data"]
+    assert {p.name for p in (tmp_path / "a").iterdir() if p.is_file()} == FILES and all(f"\n{NAMES[e['method']]}" in said for e in first["scores"].values())
