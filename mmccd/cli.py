@@ -846,7 +846,7 @@ def demo_text(
     "Where things are, and what to type next."
     cases, one = out / "cases", out / DEMO["flair"][-1] / id / id
     return f"""
-One made-up patient proves nothing: the table of many is in the README, and in data/results/mmccd_phantom.json beside it.
+One made-up patient proves nothing: tables of many are in the README; these weights on 150 made-up people: data/results/mmccd_phantom.json.
 
 Look at  {out / 'compare.png'}
          {one}_report.png (so for each detector and case)
