@@ -29,7 +29,7 @@ from collections import namedtuple
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
 from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
@@ -47,7 +47,7 @@ from .detector import WEIGHTS, EverythingPositive, Threshold, fingerprint, healt
 from .intensity import DEFAULT
 from .masked_diffusion import MMCCD, SAMPLERS, changed, take_back
 from .phantom import KINDS
-from .scoring import SIZES, bootstrap_interval, by_size, paired_bootstrap, score_shapes, score_subjects, slice_protocol, summarise, worst_slice
+from .scoring import SIZES, by_size, paired_bootstrap, score_shapes, score_subjects, slice_protocol, summarise, worst_slice
 from .slices import split_from_lists
 from .store import Phantoms, SliceStore, one_thread, prepare
 from .training import METHODS, PRESETS, TrainConfig, converged, counted, difference, duration, new_detector, read_record, spread, store_data, train

@@ -16,7 +16,7 @@ import zarr
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 import mmccd.benchmark as bm
-from mmccd.benchmark import (NAMES, PUBLISHED, PUBLISHED_PAIRS, RECALLS, RECIPES, Plan, Recipe, Scans, Subject, Task, all_tables, cell, check_scans, detector_of, dump, entries, evidence,
+from mmccd.benchmark import (NAMES, PUBLISHED, PUBLISHED_PAIRS, RECALLS, RECIPES, Plan, Recipe, Scans, Subject, Task, all_tables, cell, check_scans, dump, entries, evidence,
                              in_pool, in_turn, judging, latex, learning, markdown, measure, of_pair, paired, pictured, places, precision_at, run_benchmark, score_entry, table_one, table_two, tasks_of, tidy)
 from mmccd.cli import main
 from mmccd.detect import map_slices

@@ -8,7 +8,6 @@ Writes data/results/cyclic_phantom.json and prints the table (`table`). Everythi
 import argparse
 import json
 import math
-import re
 import sys
 from collections import Counter, namedtuple
 from datetime import date
@@ -19,6 +18,7 @@ import torch
 
 import mmccd
 from mmccd import phantom
+from mmccd.benchmark import dump, tidy
 from mmccd.cli import pick_device
 from mmccd.data import to_volume
 from mmccd.detect import map_slices
@@ -212,13 +212,6 @@ def in_groups(methods, *args):
     for i in range(0, len(methods), GROUP): yield from measure(methods[i:i + GROUP], *args)
 
 
-def tidy(x):
-    "Numbers to five digits."
-    if isinstance(x, dict): return {k: tidy(v) for k, v in x.items()}
-    if isinstance(x, (list, tuple)): return [tidy(v) for v in x]
-    return float(f"{x:.5g}") if isinstance(x, float) else x
-
-
 def spread(values):
     "Of one number a healthy subject: n, mean, sd, max, interval."
     if not values: return {"n": 0}
@@ -312,13 +305,6 @@ def by_size(result):
 def missing(where):
     "Subjects that the stores should have and have not."
     return {k: gone for k, place in where.items() if (gone := sorted({id for id, _ in STORES[k][0].tasks()} - set(SliceStore(place).ids)))}
-
-
-def dump(result):
-    "JSON with a line for each row and each small group."
-    text = json.dumps(result, indent=1, allow_nan=False)
-    flat = lambda found: re.sub(r"^([\[{]) | ([\]}])$", r"\1\2", re.sub(r"\s+", " ", found[0]))
-    return re.sub(r"\{[^\[\]{}]{,200}\}", flat, re.sub(r"\[[^\[\]{}]*\]", flat, text)) + "\n"
 
 
 def table(result):
