@@ -36,7 +36,7 @@ def await_text(p, selector, words):
 
 
 def await_view(p, explorer, view):
-    "Wait until the page shows this view: the picture pixel for pixel, and the words, which come after it."
+    "Wait until the page shows this view: the picture pixel for pixel, and the words, which come after it; what a control says may come later still."
     await_picture(p, PICTURE, explorer.image(view))
     wait_until(lambda: text(p) == explorer.describe(view), 20, f"the words {explorer.describe(view)!r}")
 
@@ -174,7 +174,7 @@ def test_play_goes_through_the_steps(lab, explorer):
     while not seen or seen[-1] != str(view.steps):
         now = other_pixels(p, PICTURE, now)
         seen.append(reads(p, "step"))
-    assert len(set(seen)) > 2 and seen == sorted(seen, key=int)
+    assert len(set(seen)) > 1 and seen == sorted(seen, key=int)  # between the first and the last, however slow the machine
     await_view(p, explorer, replace(view, step=view.steps))
 
 
@@ -290,7 +290,8 @@ def test_a_case_is_uploaded(visitor, patient):
     e = Explorer(replace(file_subject(patient), twin=None))
     view = e.first_view(steps=like.steps, width=like.width)
     await_view(p, e, view)
-    assert patient.name in text(p) and p.locator(".x-kind select").input_value() == "from files"
+    assert patient.name in text(p)
+    wait_until(lambda: p.locator(".x-kind select").input_value() == "from files", 20, "the control to say 'from files'")
 
 
 def test_paths(visitor, patient, tmp_path):
