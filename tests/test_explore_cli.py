@@ -252,9 +252,28 @@ def test_the_browser_is_opened_once_there_is_an_answer(monkeypatch, capsys, tmp_
     assert proof[0]["start_new_session"] and not names(tmp_path)
 
 
+@pytest.fixture
+def handled():
+    "Set a signal's handler until the test ends: under `nohup` SIGHUP is ignored from the start."
+    was = {}
+    def handle(number, handler): was.setdefault(number, signal.signal(number, handler))
+    yield handle
+    for number, handler in was.items(): signal.signal(number, handler)
+
+
+def test_what_is_ignored_stays_so(handled):
+    "A server started with `nohup` outlives the terminal."
+    for number in (signal.SIGTERM, signal.SIGHUP): handled(number, signal.SIG_IGN)
+    with cli.like_ctrl_c(): os.kill(os.getpid(), signal.SIGHUP)
+    handled(signal.SIGTERM, signal.SIG_DFL)
+    with cli.like_ctrl_c(), pytest.raises(KeyboardInterrupt):
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
 @pytest.mark.parametrize("how", ["SIGTERM", "SIGHUP"])
-def test_other_ways_to_stop(monkeypatch, capsys, tmp_path, how):
-    before = signal.getsignal(getattr(signal, how))
+def test_other_ways_to_stop(monkeypatch, capsys, tmp_path, how, handled):
+    handled(getattr(signal, how), before := signal.SIG_DFL)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(cli, "server_line", lambda app, folder, port: [sys.executable, "-c", LISTENS, str(port), "stay"])
     real, started = subprocess.Popen, []

@@ -698,7 +698,7 @@ def test_disk_full_in_a_real_process(store, undisturbed, tmp_path):
 
 def test_ctrl_c_in_a_real_process(store, undisturbed, tmp_path):
     out = tmp_path / "run"
-    process = command(store, out)
+    process = command(store, out, before=SLOW_STEPS)
     wait_for(lambda: checkpoints(out), process)
     process.send_signal(signal.SIGINT)
     text, err = process.communicate()
