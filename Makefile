@@ -28,8 +28,8 @@ test-notebooks: $(VENV)/.dev ## every notebook runs, each in its own process
 test-wheel: $(VENV)/.dev ## the wheel installs and runs in a clean environment
 	$(PY) tools/check_wheel.py
 
-test-pytest: $(VENV)/.dev ## tests/, the style of the notebooks included
-	MPLBACKEND=Agg HF_HUB_OFFLINE=1 $(PY) -m pytest -q tests
+test-pytest: $(VENV)/.dev ## tests/, the style of the notebooks included; two files at a time
+	OMP_NUM_THREADS=1 MPLBACKEND=Agg HF_HUB_OFFLINE=1 $(PY) -m pytest -q -n 2 --dist loadfile tests
 
 notebooks: $(VENV)/.dev ## export, run in place, clean, README; one only: make notebooks NAME=01_phantom
 	$(PY) tools/in_sync.py --write
