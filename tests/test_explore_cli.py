@@ -254,7 +254,7 @@ def test_the_browser_is_opened_once_there_is_an_answer(monkeypatch, capsys, tmp_
 
 @pytest.fixture
 def handled():
-    "Set a signal's handler until the test ends: under `nohup` SIGHUP is ignored from the start."
+    "Set a signal's handler until the test ends."
     was = {}
     def handle(number, handler): was.setdefault(number, signal.signal(number, handler))
     yield handle
@@ -272,8 +272,8 @@ def test_what_is_ignored_stays_so(handled):
 
 
 @pytest.mark.parametrize("how", ["SIGTERM", "SIGHUP"])
-def test_other_ways_to_stop(monkeypatch, capsys, tmp_path, how, handled):
-    handled(getattr(signal, how), before := signal.SIG_DFL)
+def test_other_ways_to_stop(monkeypatch, capsys, tmp_path, how):
+    before = signal.getsignal(getattr(signal, how))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(cli, "server_line", lambda app, folder, port: [sys.executable, "-c", LISTENS, str(port), "stay"])
     real, started = subprocess.Popen, []
