@@ -1,5 +1,10 @@
-"The tests find the same signals however they are started."
+"The tests find the same signals however they are started, and try the same examples each time."
 import signal
+
+from hypothesis import settings
+
+settings.register_profile("same", derandomize=True)  # new ones: pytest --hypothesis-profile=default
+settings.load_profile("same")
 
 
 def pytest_configure(config):
