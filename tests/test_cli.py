@@ -636,8 +636,7 @@ def test_a_store_whose_slices_do_not_fit_the_network(run, tmp_path):
 def test_ctrl_c(tmp_path):
     "A real process, a real signal."
     done = subprocess.Popen([sys.executable, "-c", "import sys; from mmccd.cli import main; sys.exit(main())", "phantom", tmp_path / "out", "--glioma", "5"],
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))  # a shell in the background ignores it
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while not (tmp_path / "out").exists() and done.poll() is None: time.sleep(0.1)
     time.sleep(1)
     os.kill(done.pid, signal.SIGINT)

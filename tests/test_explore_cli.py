@@ -320,8 +320,7 @@ def test_a_real_page_and_its_end(case, tmp_path):
     for name in ("voila", "ipywidgets", "ipykernel"): pytest.importorskip(name)
     (tmp_path / "tmp").mkdir()
     env = os.environ | {"TMPDIR": str(tmp_path / "tmp"), "OMP_NUM_THREADS": "1"}
-    mine = subprocess.Popen([*COMMAND, str(case), "--slice", "76", "--device", "cpu", "--no-browser"], cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
+    mine = subprocess.Popen([*COMMAND, str(case), "--slice", "76", "--device", "cpu", "--no-browser"], cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     timer = threading.Timer(240, mine.kill)
     timer.start()
     tree = []

@@ -234,7 +234,7 @@ def test_a_lowered_map_says_what_the_segmentation_says(pair, h, kind):
     low = lower_dropped(a, marked, h)
     np.testing.assert_array_equal(low.astype(np.float64) > h, marked)
     assert low.dtype == a.dtype and (low <= a).all()
-    stays = marked | (a.astype(np.float64) <= h)  # of a value that lies over h, and on it once h is rounded like the map, no voxel may be left over h
+    stays = marked | (a.astype(np.float64) <= h)  # in double precision: h rounded to single may reach up to a value that lies over h
     np.testing.assert_array_equal(low[stays], a[stays])
 
 

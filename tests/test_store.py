@@ -496,8 +496,7 @@ def test_how_many_workers(tmp_path):
 
 def test_ctrl_c(tmp_path):
     run = subprocess.Popen([sys.executable, "-c", "import sys; from mmccd.cli import main; sys.exit(main())", "prepare", "phantom", tmp_path / "s", "--healthy", "30", "--slices", "80:80", "--size", "16", "--jobs", "1"],
-                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))  # a shell in the background ignores it
+                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     wait_for_a_record(tmp_path / "s", run)
     run.send_signal(signal.SIGINT)
     out, err = run.communicate(timeout=120)
