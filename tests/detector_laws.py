@@ -1,6 +1,7 @@
 """Laws that every detector keeps. A test of a new detector calls `check_detector(detector)`, and nothing else is needed for the interface.
 
 `detector` is calibrated or not, on the CPU, and small enough to be asked a dozen times for maps of 32x32 slices."""
+
 import json
 
 import pytest
@@ -15,7 +16,9 @@ def toy_slices(b=3, h=32, w=32, seed=0):
     y, x = torch.meshgrid(torch.linspace(-1, 1, h), torch.linspace(-1, 1, w), indexing="ij")
     brain = ((x / 0.8) ** 2 + (y / 0.9) ** 2 < 1).expand(b, 1, h, w).clone()
     tissue = torch.randn(b, 1, h // 4, w // 4, generator=g) / 2
-    tissue = torch.nn.functional.interpolate(tissue, (h, w), mode="bilinear") + 0.02 * torch.randn(b, 1, h, w, generator=g)
+    tissue = torch.nn.functional.interpolate(tissue, (h, w), mode="bilinear") + 0.02 * torch.randn(
+        b, 1, h, w, generator=g
+    )
     return torch.where(brain, tissue, -1.0), brain
 
 
@@ -25,7 +28,9 @@ def maps(detector, x, brain=None, seed=0):
 
 def law_non_negative_and_zero_outside(detector, x, brain):
     a = maps(detector, x, brain)
-    assert a.shape == x.shape and a.dtype == torch.float32 and not a.requires_grad
+    assert a.shape == x.shape
+    assert a.dtype == torch.float32
+    assert not a.requires_grad
     assert a.isfinite().all() and (a >= 0).all(), "a map is finite and non-negative"
     assert (a[~brain] == 0).all(), "a map is exactly zero outside the brain"
     assert a[brain].any(), "a map that is zero everywhere says nothing"
@@ -57,7 +62,9 @@ def law_input_not_modified(detector, x, brain):
     x0, brain0, mode = x.clone(), brain.clone(), detector.training
     weights = {k: v.clone() for k, v in detector.state_dict().items()}
     maps(detector, x, brain)
-    assert torch.equal(x, x0) and torch.equal(brain, brain0) and detector.training == mode
+    assert torch.equal(x, x0)
+    assert torch.equal(brain, brain0)
+    assert detector.training == mode
     assert all(torch.equal(v, weights[k]) for k, v in detector.state_dict().items()), "scoring changed the weights"
 
 
@@ -80,19 +87,32 @@ def law_no_brain_no_anomaly(detector, x, brain):
 def law_plain_errors(detector, x, brain):
     nan = x.clone()
     nan[0, 0, 5, 5] = torch.nan
-    bad = [(x[0], brain[0], "(b 1 h w)"), (x.repeat(1, 2, 1, 1), brain, "(b 1 h w)"), (nan, brain, "NaN"), (x / 0, brain, "infinite"),
-           (x.long(), brain, "floating"), (x, brain[..., 1:], "mask"), (x.numpy(), brain, "tensor")]
+    bad = [
+        (x[0], brain[0], "(b 1 h w)"),
+        (x.repeat(1, 2, 1, 1), brain, "(b 1 h w)"),
+        (nan, brain, "NaN"),
+        (x / 0, brain, "infinite"),
+        (x.long(), brain, "floating"),
+        (x, brain[..., 1:], "mask"),
+        (x.numpy(), brain, "tensor"),
+    ]
     for xs, mask, word in bad:
-        with pytest.raises(ValueError) as e: maps(detector, xs, mask)
-        assert word in str(e.value) and "\n" not in str(e.value)
+        with pytest.raises(ValueError) as e:
+            maps(detector, xs, mask)
+        assert word in str(e.value)
+        assert "\n" not in str(e.value)
 
 
 def law_save_and_load(detector, x, brain, folder):
-    if detector.calibration is None: calibrate(detector, x, brain, 0.05, "toy", torch.Generator().manual_seed(0))
+    if detector.calibration is None:
+        calibrate(detector, x, brain, 0.05, "toy", torch.Generator().manual_seed(0))
     detector.save_pretrained(folder)
     again = Detector.from_pretrained(folder)
-    assert type(again) is type(detector) and again.config == detector.config and again.calibration == detector.calibration
-    assert fingerprint(again) == fingerprint(detector) and not again.training
+    assert type(again) is type(detector)
+    assert again.config == detector.config
+    assert again.calibration == detector.calibration
+    assert fingerprint(again) == fingerprint(detector)
+    assert not again.training
     torch.testing.assert_close(maps(again, x, brain), maps(detector.eval(), x, brain), rtol=0, atol=0)
     assert sorted(p.name for p in folder.iterdir()) == ["config.json", "model.safetensors"]
     json.loads((folder / "config.json").read_text())
@@ -107,14 +127,25 @@ def law_calibration_keeps_its_rate(detector, x, brain):
         assert not detector.segment(a)[~brain].any()
 
 
-LAWS = [law_non_negative_and_zero_outside, law_alone_is_as_in_a_batch, law_other_cases_do_not_matter, law_deterministic_given_a_generator,
-        law_input_not_modified, law_same_map_while_training, law_mask_read_off_the_background, law_no_brain_no_anomaly, law_plain_errors]
+LAWS = [
+    law_non_negative_and_zero_outside,
+    law_alone_is_as_in_a_batch,
+    law_other_cases_do_not_matter,
+    law_deterministic_given_a_generator,
+    law_input_not_modified,
+    law_same_map_while_training,
+    law_mask_read_off_the_background,
+    law_no_brain_no_anomaly,
+    law_plain_errors,
+]
 
 
 def check_detector(detector, folder, calibrates=True, seed=0, **size):
     "All laws for one detector; `calibrates=False` for a map whose threshold is given by definition."
     x, brain = toy_slices(seed=seed, **size)
     detector.eval()
-    for law in LAWS: law(detector, x.clone(), brain.clone())
+    for law in LAWS:
+        law(detector, x.clone(), brain.clone())
     law_save_and_load(detector, x, brain, folder)
-    if calibrates: law_calibration_keeps_its_rate(detector, x, brain)
+    if calibrates:
+        law_calibration_keeps_its_rate(detector, x, brain)

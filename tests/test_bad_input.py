@@ -1,4 +1,5 @@
 """Many kinds of bad input through the real command line: exit code 2, one sentence that names the file, nothing left behind."""
+
 import json
 import os
 import subprocess
@@ -7,15 +8,17 @@ import sys
 import nibabel as nib
 import numpy as np
 import pytest
-
-from mmccd.cli import main
 from toy_cases import AFFINE, tree, volumes, write_case
 
+from mmccd.cli.app import main
 
-def save(path, array, affine=AFFINE): nib.save(nib.Nifti1Image(array, affine), path)
+
+def save(path, array, affine=AFFINE):
+    nib.save(nib.Nifti1Image(array, affine), path)
 
 
-def four_d(case): save(case / "bad_flair.nii.gz", np.stack([volumes()[0]] * 3, -1))
+def four_d(case):
+    save(case / "bad_flair.nii.gz", np.stack([volumes()[0]] * 3, -1))
 
 
 def nan(case):
@@ -24,10 +27,12 @@ def nan(case):
     save(case / "bad_flair.nii.gz", image)
 
 
-def all_zero(case): save(case / "bad_flair.nii.gz", np.zeros((24, 28, 10), np.float32))
+def all_zero(case):
+    save(case / "bad_flair.nii.gz", np.zeros((24, 28, 10), np.float32))
 
 
-def affines_differ(case): save(case / "bad_seg.nii.gz", volumes()[1], AFFINE + np.array([[0, 0, 0, 3.0]] + [[0] * 4] * 3))
+def affines_differ(case):
+    save(case / "bad_seg.nii.gz", volumes()[1], AFFINE + np.array([[0, 0, 0, 3.0]] + [[0] * 4] * 3))
 
 
 def truncated(case):
@@ -36,7 +41,8 @@ def truncated(case):
 
 
 def empty_folder(case):
-    for f in case.iterdir(): f.unlink()
+    for f in case.iterdir():
+        f.unlink()
 
 
 def dicom(case):
@@ -49,13 +55,16 @@ def dangling_link(case):
     (case / "bad_flair.nii.gz").symlink_to("gone.nii.gz")
 
 
-def singular(case): save(case / "bad_flair.nii.gz", volumes()[0], AFFINE[:, [0, 0, 2, 3]])
+def singular(case):
+    save(case / "bad_flair.nii.gz", volumes()[0], AFFINE[:, [0, 0, 2, 3]])
 
 
-def several_patients(case): (case / "other_flair.nii.gz").write_bytes((case / "bad_flair.nii.gz").read_bytes())
+def several_patients(case):
+    (case / "other_flair.nii.gz").write_bytes((case / "bad_flair.nii.gz").read_bytes())
 
 
-def text_file(case): (case / "bad_flair.nii.gz").write_text("patient, date\n7, yesterday\n")
+def text_file(case):
+    (case / "bad_flair.nii.gz").write_text("patient, date\n7, yesterday\n")
 
 
 def missing_path(case):
@@ -63,10 +72,20 @@ def missing_path(case):
     case.rmdir()
 
 
-KINDS = {four_d: ("bad_flair.nii.gz", "4-D"), nan: ("bad_flair.nii.gz", "NaN"), all_zero: ("bad_flair.nii.gz", "0"), affines_differ: ("bad_seg.nii.gz", "affine"),
-         truncated: ("bad_flair.nii.gz", "cut off"), empty_folder: ("bad", "no NIfTI"), text_file: ("bad_flair.nii.gz", "not a NIfTI"),
-         missing_path: ("bad", "there is no such"), dicom: ("bad", "dcm2niix"), dangling_link: ("bad_flair.nii.gz", "there is no such file"),
-         singular: ("bad_flair.nii.gz", "where the voxels lie"), several_patients: ("bad", "several patients")}
+KINDS = {
+    four_d: ("bad_flair.nii.gz", "4-D"),
+    nan: ("bad_flair.nii.gz", "NaN"),
+    all_zero: ("bad_flair.nii.gz", "0"),
+    affines_differ: ("bad_seg.nii.gz", "affine"),
+    truncated: ("bad_flair.nii.gz", "cut off"),
+    empty_folder: ("bad", "no NIfTI"),
+    text_file: ("bad_flair.nii.gz", "not a NIfTI"),
+    missing_path: ("bad", "there is no such"),
+    dicom: ("bad", "dcm2niix"),
+    dangling_link: ("bad_flair.nii.gz", "there is no such file"),
+    singular: ("bad_flair.nii.gz", "where the voxels lie"),
+    several_patients: ("bad", "several patients"),
+}
 
 
 @pytest.fixture(params=KINDS, ids=lambda f: f.__name__)
@@ -80,8 +99,10 @@ def bad(request, tmp_path):
 
 def one_sentence(err, words):
     assert err.startswith("mmccd: ") and err.count("\n") == 1 and err.endswith(".\n"), err
-    assert "Traceback" not in err and "Error" not in err
-    for w in words: assert w in err, err
+    assert "Traceback" not in err
+    assert "Error" not in err
+    for w in words:
+        assert w in err, err
 
 
 @pytest.mark.parametrize("weights", ["threshold", "cycle", "mmccd"])
@@ -91,7 +112,8 @@ def test_alone(bad, weights, tmp_path, capsys):
     assert main(["detect", str(case), "--weights", weights, "--out", str(tmp_path / "out" / "deep")]) == 2
     out, err = capsys.readouterr()
     one_sentence(err, words)
-    assert not out and tree(tmp_path) == before
+    assert not out
+    assert tree(tmp_path) == before
 
 
 def test_alone_with_json(bad, tmp_path, capsys):
@@ -100,7 +122,8 @@ def test_alone_with_json(bad, tmp_path, capsys):
     assert main(["detect", str(bad[0]), "--out", str(tmp_path / "out"), "--json"]) == 2
     out, err = capsys.readouterr()
     one_sentence(err, bad[1])
-    assert [c["status"] for c in json.loads(out)["cases"]] == ["failed"] and list((tmp_path / "out").iterdir()) == []
+    assert [c["status"] for c in json.loads(out)["cases"]] == ["failed"]
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_among_good_ones(bad, tmp_path, capsys):
@@ -112,9 +135,15 @@ def test_among_good_ones(bad, tmp_path, capsys):
     one_sentence(err, words)
     assert "3 of 4 cases" in out
     result = json.loads((tmp_path / "out/detect.json").read_text())
-    assert {c["id"]: c["status"] for c in result["cases"]} == {"bad": "failed", "good0": "done", "good1": "done", "good2": "done"}
+    assert {c["id"]: c["status"] for c in result["cases"]} == {
+        "bad": "failed",
+        "good0": "done",
+        "good1": "done",
+        "good2": "done",
+    }
     record = next(c for c in result["cases"] if c["id"] == "bad")
-    assert set(record) == {"id", "status", "error", "seconds"} and "mmccd: " + record["error"] + "\n" == err
+    assert set(record) == {"id", "status", "error", "seconds"}
+    assert "mmccd: " + record["error"] + "\n" == err
     assert all((tmp_path / "out" / f).stat().st_size for c in result["cases"] for f in c.get("files", {}).values())
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["detect.json", "good0", "good1", "good2"]
 
@@ -127,8 +156,12 @@ def test_as_truth(bad, tmp_path, capsys):
     before = tree(tmp_path)
     capsys.readouterr()
     assert main(["evaluate", str(tmp_path / "out"), str(case)]) == 2
-    out, err = capsys.readouterr()
-    assert err.startswith("mmccd: ") and err.count("\n") == 1 and str(case) in err and "Traceback" not in err and tree(tmp_path) == before
+    _out, err = capsys.readouterr()
+    assert err.startswith("mmccd: ")
+    assert err.count("\n") == 1
+    assert str(case) in err
+    assert "Traceback" not in err
+    assert tree(tmp_path) == before
 
 
 @pytest.mark.parametrize("kind", [truncated, missing_path, text_file], ids=lambda f: f.__name__)
@@ -137,20 +170,35 @@ def test_as_a_process(kind, tmp_path):
     case = write_case(tmp_path / "cases", "bad")
     kind(case)
     before = tree(tmp_path)
-    done = subprocess.run([sys.executable, "-c", "import sys; from mmccd.cli import main; sys.exit(main())", "detect", str(case), "--out", str(tmp_path / "out")],
-                          capture_output=True, text=True)
-    assert done.returncode == 2 and not done.stdout and tree(tmp_path) == before
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import sys; from mmccd.cli import main; sys.exit(main())",
+            "detect",
+            str(case),
+            "--out",
+            str(tmp_path / "out"),
+        ],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert not done.stdout
+    assert tree(tmp_path) == before
     one_sentence(done.stderr, KINDS[kind][1:])
 
 
 def test_folder_where_every_case_is_bad(tmp_path, capsys):
     for i, kind in enumerate((nan, truncated)):
         case = write_case(tmp_path / "cases", f"x{i}")
-        for f in case.iterdir(): f.rename(case / f.name.replace(f"x{i}", "bad"))
+        for f in case.iterdir():
+            f.rename(case / f.name.replace(f"x{i}", "bad"))
         kind(case)
     before = tree(tmp_path)
     assert main(["detect", str(tmp_path / "cases"), "--out", str(tmp_path / "out")]) == 2
-    assert capsys.readouterr().err.count("\n") == 2 and tree(tmp_path) == before
+    assert capsys.readouterr().err.count("\n") == 2
+    assert tree(tmp_path) == before
 
 
 def test_two_cases_of_one_name(tmp_path, capsys):
@@ -172,9 +220,17 @@ def test_name_that_is_no_text(tmp_path):
     case = write_case(tmp_path / "cases", "good")
     bad = case.rename(case.with_name(os.fsdecode(b"caf\xe9")))
     before = tree(tmp_path)
-    for line in (["detect", bad, "--out", tmp_path / "out"], ["detect", write_case(tmp_path / "more", "x"), "--out", tmp_path / os.fsdecode(b"\xe9")]):
-        done = subprocess.run([sys.executable, "-c", "import sys; from mmccd.cli import main; sys.exit(main())", *line], capture_output=True, text=True)
-        assert done.returncode == 2 and not done.stdout
+    for line in (
+        ["detect", bad, "--out", tmp_path / "out"],
+        ["detect", write_case(tmp_path / "more", "x"), "--out", tmp_path / os.fsdecode(b"\xe9")],
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", "import sys; from mmccd.cli import main; sys.exit(main())", *line],
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 2
+        assert not done.stdout
         one_sentence(done.stderr, ["its name has characters that cannot be read; rename it"])
     assert {k: v for k, v in tree(tmp_path).items() if not k.startswith("more")} == before
 

@@ -1,5 +1,11 @@
 """One truth about versions and requirements, and an import that stays light."""
-import ast, re, subprocess, sys, tomllib
+
+import ast
+import contextlib
+import re
+import subprocess
+import sys
+import tomllib
 from configparser import ConfigParser
 from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
@@ -9,103 +15,136 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
-PROJECT = tomllib.loads((ROOT/'pyproject.toml').read_text())['project']
-SETTINGS = ConfigParser(); SETTINGS.read(ROOT/'settings.ini'); SETTINGS = SETTINGS['DEFAULT']
-EXTRAS = PROJECT['optional-dependencies']
-VERSION = re.search(r'__version__ = "(.+)"', (ROOT/'mmccd/__init__.py').read_text())[1]
-HEAVY = ('torch', 'nilearn', 'matplotlib', 'sklearn', 'scipy', 'nbdev', 'fastcore')
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+SETTINGS = ConfigParser()
+SETTINGS.read(ROOT / "settings.ini")
+SETTINGS = SETTINGS["DEFAULT"]
+EXTRAS = PROJECT["optional-dependencies"]
+VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "mmccd/__init__.py").read_text())[1]
+HEAVY = ("torch", "nilearn", "matplotlib", "sklearn", "scipy", "nbdev", "fastcore")
 
 
-def normal(lines): return {f'{canonicalize_name(r.name)} {r.specifier}' for r in map(Requirement, lines)}
+def normal(lines):
+    return {f"{canonicalize_name(r.name)} {r.specifier}" for r in map(Requirement, lines)}
 
 
 def pins():
-    lines = [line.strip() for line in (ROOT/'constraints.txt').read_text().splitlines()]
-    return {canonicalize_name(r.name): r for r in map(Requirement, (line for line in lines if line and line[0] != '#'))}
+    lines = [line.strip() for line in (ROOT / "constraints.txt").read_text().splitlines()]
+    return {canonicalize_name(r.name): r for r in map(Requirement, (line for line in lines if line and line[0] != "#"))}
 
 
-@pytest.mark.parametrize('key, lines', [('requirements', PROJECT['dependencies']), ('dev_requirements', EXTRAS['dev'])])
-def test_settings_agree_with_pyproject(key, lines): assert normal(SETTINGS[key].split()) == normal(lines)
+@pytest.mark.parametrize(
+    ("key", "lines"), [("requirements", PROJECT["dependencies"]), ("dev_requirements", EXTRAS["dev"])]
+)
+def test_settings_agree_with_pyproject(key, lines):
+    assert normal(SETTINGS[key].split()) == normal(lines)
 
 
 def test_settings_describe_the_same_project():
-    assert SETTINGS['description'] == PROJECT['description']
-    assert SETTINGS['console_scripts'] == 'mmccd=' + PROJECT['scripts']['mmccd']
-    assert PROJECT['requires-python'] == '>=' + SETTINGS['min_python']
-    assert PROJECT['license'] == 'Apache-2.0' and SETTINGS['license'] == 'apache2'
-    assert SETTINGS['update_pyproject'] == 'False'
+    assert SETTINGS["description"] == PROJECT["description"]
+    assert SETTINGS["console_scripts"] == "mmccd=" + PROJECT["scripts"]["mmccd"]
+    assert PROJECT["requires-python"] == ">=" + SETTINGS["min_python"]
+    assert PROJECT["license"] == "Apache-2.0"
+    assert SETTINGS["license"] == "apache2"
+    assert SETTINGS["update_pyproject"] == "False"
 
 
 def test_versions_agree():
-    assert PROJECT['dynamic'] == ['version'] and SETTINGS['version'] == VERSION
-    assert f'\nversion: {VERSION}\n' in (ROOT/'CITATION.cff').read_text()
-    assert f'## [{VERSION}]' in (ROOT/'CHANGELOG.md').read_text()
+    assert PROJECT["dynamic"] == ["version"]
+    assert SETTINGS["version"] == VERSION
+    assert f"\nversion: {VERSION}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f"## [{VERSION}]" in (ROOT / "CHANGELOG.md").read_text()
 
 
 def test_constraints_pin_exactly():
-    loose = [str(r) for r in pins().values() if not re.fullmatch(r'==[\w.!]+', str(r.specifier))]
-    assert not loose, f'constraints.txt must pin with == and without a local version: {loose}'
+    loose = [str(r) for r in pins().values() if not re.fullmatch(r"==[\w.!]+", str(r.specifier))]
+    assert not loose, f"constraints.txt must pin with == and without a local version: {loose}"
 
 
 def test_constraints_pin_all_that_is_needed():
     "Every package that the extras bring on this machine, and what those bring."
-    seen, todo = set(), [(line, '') for line in sum(EXTRAS.values(), PROJECT['dependencies'])]
+    seen, todo = set(), [(line, "") for line in sum(EXTRAS.values(), PROJECT["dependencies"])]
     while todo:
         line, extra = todo.pop()
         need = Requirement(line)
-        if need.marker and not need.marker.evaluate({'extra': extra}): continue
-        for e in {'', *need.extras}:
+        if need.marker and not need.marker.evaluate({"extra": extra}):
+            continue
+        for e in {"", *need.extras}:
             key = canonicalize_name(need.name), e
-            if key in seen: continue
+            if key in seen:
+                continue
             seen.add(key)
-            try: todo += [(r, e) for r in requires(need.name) or []]
-            except PackageNotFoundError: pass
+            with contextlib.suppress(PackageNotFoundError):
+                todo += [(r, e) for r in requires(need.name) or []]
     free = sorted({n for n, _ in seen} - pins().keys())
-    assert not [n for n in free if n not in ('setuptools', 'pip', 'wheel')], f'constraints.txt does not pin {free}'
+    assert not [n for n in free if n not in ("setuptools", "pip", "wheel")], f"constraints.txt does not pin {free}"
 
 
 def test_pins_are_allowed():
-    for r in map(Requirement, sum(EXTRAS.values(), PROJECT['dependencies'])):
+    for r in map(Requirement, sum(EXTRAS.values(), PROJECT["dependencies"])):
         version = next(iter(pins()[canonicalize_name(r.name)].specifier)).version
-        assert r.specifier.contains(version), f'constraints.txt pins {r.name} {version}, pyproject.toml wants {r.specifier}'
+        assert r.specifier.contains(version), (
+            f"constraints.txt pins {r.name} {version}, pyproject.toml wants {r.specifier}"
+        )
 
 
 def test_what_is_imported_is_declared():
     "Top-level names that mmccd/ imports, against the dependencies (and `notebooks`, for the explorer)."
-    called = {'scikit-learn': 'sklearn', 'huggingface-hub': 'huggingface_hub'}
-    known = {canonicalize_name(Requirement(r).name) for r in PROJECT['dependencies'] + EXTRAS['notebooks']} | {'mmccd'}
+    called = {"scikit-learn": "sklearn", "huggingface-hub": "huggingface_hub"}
+    known = {canonicalize_name(Requirement(r).name) for r in PROJECT["dependencies"] + EXTRAS["notebooks"]} | {"mmccd"}
     known = {called.get(n, n) for n in known} | set(sys.stdlib_module_names)
-    known |= {'IPython', 'PIL', 'cycler'}      # ipywidgets brings the first, matplotlib the others
-    for path in sorted((ROOT/'mmccd').glob('*.py')):
+    known |= {"IPython", "PIL", "cycler"}  # ipywidgets brings the first, matplotlib the others
+    for path in sorted((ROOT / "mmccd").glob("*.py")):
         for n in ast.walk(ast.parse(path.read_text())):
-            names = [a.name for a in n.names] if isinstance(n, ast.Import) else [n.module] if isinstance(n, ast.ImportFrom) and not n.level else []
-            odd = [m for m in names if m.split('.')[0] not in known]
-            assert not odd, f'{path.name} imports {odd}, which pyproject.toml does not declare'
+            names = (
+                [a.name for a in n.names]
+                if isinstance(n, ast.Import)
+                else [n.module]
+                if isinstance(n, ast.ImportFrom) and not n.level
+                else []
+            )
+            odd = [m for m in names if m.split(".")[0] not in known]
+            assert not odd, f"{path.name} imports {odd}, which pyproject.toml does not declare"
 
 
-@pytest.mark.parametrize('code', ['import mmccd', 'import mmccd.cli', '''
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import mmccd",
+        "import mmccd.cli",
+        """
 import sys
 from mmccd.cli import main
 sys.argv = ['mmccd', '--help']
 try: main()
-except SystemExit as e: assert not e.code, e.code'''], ids=['package', 'cli', 'help'])
+except SystemExit as e: assert not e.code, e.code""",
+    ],
+    ids=["package", "cli", "help"],
+)
 def test_import_is_light(code):
     probe = f'{code}\nimport sys\nprint("loaded:", *[m for m in {HEAVY} if m in sys.modules])'
-    done = subprocess.run([sys.executable, '-c', probe], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", probe], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == 'loaded:', f'{done.stdout.splitlines()[-1]} (import them inside the functions that need them)'
+    assert done.stdout.splitlines()[-1] == "loaded:", (
+        f"{done.stdout.splitlines()[-1]} (import them inside the functions that need them)"
+    )
 
 
 def test_weights_are_packaged():
     "With the wheel come the numbers, and the cards and curves that say what they are worth."
-    patterns = tomllib.loads((ROOT/'pyproject.toml').read_text())['tool']['setuptools']['package-data']['mmccd']
-    assert {f'weights/**/*.{end}' for end in ('json', 'safetensors', 'md', 'png')} <= set(patterns)
-    fits = {p for pattern in patterns for p in (ROOT/'mmccd').glob(pattern)}
-    kinds = {'.json', '.safetensors', '.md', '.png'}
-    assert {p for p in (ROOT/'mmccd/weights').rglob('*') if p.suffix in kinds} <= fits
+    patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["mmccd"]
+    assert {f"weights/**/*.{end}" for end in ("json", "safetensors", "md", "png")} <= set(patterns)
+    fits = {p for pattern in patterns for p in (ROOT / "mmccd").glob(pattern)}
+    kinds = {".json", ".safetensors", ".md", ".png"}
+    assert {p for p in (ROOT / "mmccd/weights").rglob("*") if p.suffix in kinds} <= fits
 
 
 def test_data_credits_the_atlas():
-    words = ' '.join((ROOT/'data/README.md').read_text().split())
-    for needed in ('Fonov', 'Collins', 'Louis Collins, McConnell Brain Imaging Centre', 'Permission to use, copy, modify, and distribute'):
+    words = " ".join((ROOT / "data/README.md").read_text().split())
+    for needed in (
+        "Fonov",
+        "Collins",
+        "Louis Collins, McConnell Brain Imaging Centre",
+        "Permission to use, copy, modify, and distribute",
+    ):
         assert needed in words

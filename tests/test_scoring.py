@@ -1,9 +1,16 @@
 """Scores against SciPy, scikit-learn, brute force and the definitions; laws; bad input; real patients where they are at hand."""
-import json, math, warnings
+
+import itertools
+import json
+import math
+import warnings
 from pathlib import Path
 
-import numpy as np, pytest, torch
-from hypothesis import assume, given, settings, strategies as st
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import ndimage
 from scipy.spatial import distance
@@ -12,14 +19,18 @@ from sklearn import metrics
 
 from mmccd import scoring as S
 
-REAL = Path(__file__).resolve().parent.parent.parent/'shared/real/brats2021'
+REAL = Path(__file__).resolve().parent.parent.parent / "shared/real/brats2021"
 quick = settings(max_examples=100, deadline=None)
 masks = st.integers(1, 30).flatmap(lambda n: st.tuples(arrays(bool, n), arrays(bool, n)))
-few = st.sampled_from([-2., 0., .5, 1., 7.])                             # few values: many ties
-def subject_of(elements=few): return st.integers(1, 25).flatmap(lambda n: st.tuples(arrays(np.float64, n, elements=elements), arrays(bool, n)))
+few = st.sampled_from([-2.0, 0.0, 0.5, 1.0, 7.0])  # few values: many ties
+
+
+def subject_of(elements=few):
+    return st.integers(1, 25).flatmap(lambda n: st.tuples(arrays(np.float64, n, elements=elements), arrays(bool, n)))
 
 
 # ---- overlap
+
 
 @quick
 @given(masks)
@@ -40,37 +51,42 @@ def test_overlap_laws(pair):
     p, t = pair
     J = S.jaccard(p, t)
     assert S.dice(p, p) == S.jaccard(p, p) == S.precision(p, p) == S.recall(p, p) == 1
-    assert S.dice(p, t) == S.dice(t, p) and S.precision(p, t) == S.recall(t, p)
+    assert S.dice(p, t) == S.dice(t, p)
+    assert S.precision(p, t) == S.recall(t, p)
     assert S.dice(p, t) == pytest.approx(2 * J / (1 + J))
     assert 0 <= J <= S.dice(p, t) <= 1
     order = np.random.default_rng(0).permutation(len(p))
-    assert S.dice(p[order], t[order]) == S.dice(p, t)                    # pixels have no order
+    assert S.dice(p[order], t[order]) == S.dice(p, t)  # pixels have no order
 
 
-@pytest.mark.parametrize('f', [S.dice, S.jaccard, S.precision, S.recall])
+@pytest.mark.parametrize("f", [S.dice, S.jaccard, S.precision, S.recall])
 def test_empty_masks_are_defined(f):
     none, one = np.zeros((2, 2)), np.eye(2)
     with warnings.catch_warnings():
-        warnings.simplefilter('error')
+        warnings.simplefilter("error")
         assert (f(none, none), f(one, none), f(none, one)) == (1, 0, 0)
 
 
 def test_counts_by_hand():
     p, t = [[1, 1, 0], [1, 0, 0]], [[1, 0, 0], [1, 1, 1]]
     assert S.counts(p, t) == (2, 1, 2)
-    assert (S.dice(p, t), S.jaccard(p, t), S.precision(p, t), S.recall(p, t)) == pytest.approx((4 / 7, 2 / 5, 2 / 3, 1 / 2))
+    assert (S.dice(p, t), S.jaccard(p, t), S.precision(p, t), S.recall(p, t)) == pytest.approx(
+        (4 / 7, 2 / 5, 2 / 3, 1 / 2)
+    )
     assert S.dice(torch.tensor(p), torch.tensor(t)) == pytest.approx(4 / 7)
 
 
 # ---- rank scores
 
+
 def ap_by_definition(score, truth):
     "Sum over distinct thresholds of (recall step) x precision."
-    total, before = 0., 0.
+    total, before = 0.0, 0.0
     for h in sorted(set(score.tolist()), reverse=True):
         marked = score >= h
         recall = (marked & truth).sum() / truth.sum()
-        total += (recall - before) * (marked & truth).sum() / marked.sum(); before = recall
+        total += (recall - before) * (marked & truth).sum() / marked.sum()
+        before = recall
     return total
 
 
@@ -78,34 +94,39 @@ def ap_by_definition(score, truth):
 @given(subject_of())
 def test_rank_scores_by_definition(s):
     score, truth = s
-    if truth.any(): assert S.average_precision(score, truth) == pytest.approx(ap_by_definition(score, truth))
+    if truth.any():
+        assert S.average_precision(score, truth) == pytest.approx(ap_by_definition(score, truth))
     else:
         with warnings.catch_warnings():
-            warnings.simplefilter('error')                               # scikit-learn warns where it has no answer
+            warnings.simplefilter("error")  # scikit-learn warns where it has no answer
             assert math.isnan(S.average_precision(score, truth))
     if truth.any() and not truth.all():
-        u = mannwhitneyu(score[truth], score[~truth]).statistic          # the probability of the definition, times the number of pairs
+        u = mannwhitneyu(
+            score[truth], score[~truth]
+        ).statistic  # the probability of the definition, times the number of pairs
         assert S.auroc(score, truth) == pytest.approx(u / truth.sum() / (~truth).sum())
         assert S.auroc(-score, truth) == pytest.approx(1 - S.auroc(score, truth))
     else:
         with warnings.catch_warnings():
-            warnings.simplefilter('error')
+            warnings.simplefilter("error")
             assert math.isnan(S.auroc(score, truth))
 
 
 @quick
-@given(subject_of(), st.sampled_from([np.exp, np.arctan, lambda v: 3 * v - 5, lambda v: v ** 3 + v]))
+@given(subject_of(), st.sampled_from([np.exp, np.arctan, lambda v: 3 * v - 5, lambda v: v**3 + v]))
 def test_rank_scores_ignore_increasing_maps(s, f):
     score, truth = s
-    for g in (S.average_precision, S.auroc): assert g(f(score), truth) == pytest.approx(g(score, truth), nan_ok=True)
-    assert S.dice(f(score) > f(.5), truth) == S.dice(score > .5, truth)
+    for g in (S.average_precision, S.auroc):
+        assert g(f(score), truth) == pytest.approx(g(score, truth), nan_ok=True)
+    assert S.dice(f(score) > f(0.5), truth) == S.dice(score > 0.5, truth)
 
 
 def test_random_scores_are_at_chance():
     rng = np.random.default_rng(0)
-    for p in (.02, .2, .7):
+    for p in (0.02, 0.2, 0.7):
         truth, score = rng.random(50_000) < p, rng.random(50_000)
-        assert S.average_precision(score, truth) == pytest.approx(p, abs=.02) and S.auroc(score, truth) == pytest.approx(.5, abs=.02)
+        assert S.average_precision(score, truth) == pytest.approx(p, abs=0.02)
+        assert S.auroc(score, truth) == pytest.approx(0.5, abs=0.02)
 
 
 def test_a_perfect_score_is_perfect():
@@ -116,12 +137,14 @@ def test_a_perfect_score_is_perfect():
 
 # ---- the oracle
 
-def mean_dice(subjects, h): return np.mean([S.dice(s > h, t) for s, t in subjects])
+
+def mean_dice(subjects, h):
+    return np.mean([S.dice(s > h, t) for s, t in subjects])
 
 
 def every_threshold(subjects):
     values = np.unique(np.concatenate([s for s, _ in subjects]))
-    return [values[0] - 1 - abs(values[0]), *values]                                    # below all, and at each value: all there are
+    return [values[0] - 1 - abs(values[0]), *values]  # below all, and at each value: all there are
 
 
 @quick
@@ -139,7 +162,9 @@ def test_oracle_equals_brute_force(subjects):
     h = S.best_threshold(*zip(*subjects))
     found = [mean_dice(subjects, t) for t in every_threshold(subjects)]
     assert mean_dice(subjects, h) == pytest.approx(max(found))
-    assert h >= max(t for t, f in zip(every_threshold(subjects), found) if f > max(found) - 1e-9) - 1e-12   # of several the highest
+    assert (
+        h >= max(t for t, f in zip(every_threshold(subjects), found) if f > max(found) - 1e-9) - 1e-12
+    )  # of several the highest
 
 
 @quick
@@ -169,7 +194,8 @@ def test_oracle_on_float32_marks_what_it_says():
     scores = [rng.normal(size=500).astype(np.float32) for _ in range(5)]
     truths = [s + rng.normal(size=500) > 1 for s in scores]
     h = S.best_threshold(scores, truths)
-    for s in scores: np.testing.assert_array_equal(s > h, s.astype(np.float64) > h)
+    for s in scores:
+        np.testing.assert_array_equal(s > h, s.astype(np.float64) > h)
     everything = S.best_threshold([np.full(4, 1e9, np.float32)], [np.ones(4)])
     assert (np.full(4, 1e9, np.float32) > everything).all()
 
@@ -178,19 +204,23 @@ def test_oracle_sorts_once_and_does_not_loop_over_thresholds(monkeypatch):
     "A hundred slices of 17,000 pixels: one sort a subject and one of the pool, no call per threshold."
     rng, sorts = np.random.default_rng(0), []
     real = np.argsort
-    monkeypatch.setattr(S.np, 'argsort', lambda a, **k: sorts.append(a.size) or real(a, **k))
+    monkeypatch.setattr(S.np, "argsort", lambda a, **k: sorts.append(a.size) or real(a, **k))
     scores = [rng.normal(size=17_000).astype(np.float32) for _ in range(100)]
-    truths = [rng.random(17_000) < .1 for _ in scores]
+    truths = [rng.random(17_000) < 0.1 for _ in scores]
     S.best_threshold(scores, truths)
-    assert len(sorts) == 101 and sum(sorts) <= 2 * 100 * 17_000
+    assert len(sorts) == 101
+    assert sum(sorts) <= 2 * 100 * 17_000
 
 
 # ---- intervals
 
+
 def test_bootstrap_against_scipy():
     v = np.random.default_rng(0).beta(4, 2, 40)
-    theirs = bootstrap((v,), np.mean, n_resamples=20_000, method='percentile', rng=np.random.default_rng(1)).confidence_interval
-    assert S.bootstrap_interval(v, n=20_000) == pytest.approx(tuple(theirs), abs=.003)
+    theirs = bootstrap(
+        (v,), np.mean, n_resamples=20_000, method="percentile", rng=np.random.default_rng(1)
+    ).confidence_interval
+    assert S.bootstrap_interval(v, n=20_000) == pytest.approx(tuple(theirs), abs=0.003)
 
 
 @quick
@@ -198,43 +228,49 @@ def test_bootstrap_against_scipy():
 def test_bootstrap_laws(values):
     low, high = S.bootstrap_interval(values, n=200)
     assert min(values) - 1e-12 <= low <= high <= max(values) + 1e-12
-    wide = S.bootstrap_interval(values, n=200, level=.99)
-    assert wide[0] <= low and high <= wide[1]
-    assert S.bootstrap_interval(values, n=200) == (low, high)            # same seed, same interval
-    assert S.bootstrap_interval([.3] * len(values), n=50) == pytest.approx((.3, .3))
+    wide = S.bootstrap_interval(values, n=200, level=0.99)
+    assert wide[0] <= low
+    assert high <= wide[1]
+    assert S.bootstrap_interval(values, n=200) == (low, high)  # same seed, same interval
+    assert S.bootstrap_interval([0.3] * len(values), n=50) == pytest.approx((0.3, 0.3))
 
 
-def test_bootstrap_of_one_says_nothing(): assert all(map(math.isnan, S.bootstrap_interval([.5])))
+def test_bootstrap_of_one_says_nothing():
+    assert all(map(math.isnan, S.bootstrap_interval([0.5])))
 
 
 # ---- protocols
 
+
 def volumes(seed=0, lesion=True):
     rng = np.random.default_rng(seed)
-    anomaly, brain = rng.random((7, 6, 5)).astype(np.float32), rng.random((7, 6, 5)) < .7
-    truth = (rng.random((7, 6, 5)) < .1) & lesion
-    truth[..., 3] |= (rng.random((7, 6)) < .6) & lesion
+    anomaly, brain = rng.random((7, 6, 5)).astype(np.float32), rng.random((7, 6, 5)) < 0.7
+    truth = (rng.random((7, 6, 5)) < 0.1) & lesion
+    truth[..., 3] |= (rng.random((7, 6)) < 0.6) & lesion
     return anomaly, truth, brain
 
 
-@pytest.mark.parametrize('lesion', [True, False])
+@pytest.mark.parametrize("lesion", [True, False])
 def test_outside_the_brain_never_counts(lesion):
     anomaly, truth, brain = volumes(lesion=lesion)
     for protocol in (S.volume_protocol, lambda *v: S.slice_protocol(*v, slices=range(5))):
         clean = protocol(anomaly, truth, brain)
         for score, label in ((np.inf, True), (-1e9, False), (np.nan, True)):
             dirty = protocol(np.where(brain, anomaly, score), np.where(brain, truth, label), brain)
-            for a, b in zip(clean, dirty): np.testing.assert_array_equal(a, b)
+            for a, b in zip(clean, dirty):
+                np.testing.assert_array_equal(a, b)
 
 
 def test_protocols_take_what_they_say():
     anomaly, truth, brain = volumes()
     score, label = S.slice_protocol(anomaly, truth, brain, range(5))
     assert S.worst_slice(truth, brain, range(5)) == 3
-    np.testing.assert_array_equal(score, anomaly[:, :, 3][brain[:, :, 3]]); np.testing.assert_array_equal(label, truth[:, :, 3][brain[:, :, 3]])
-    assert S.worst_slice(truth, brain, range(2)) < 2                     # only where the protocol looks
+    np.testing.assert_array_equal(score, anomaly[:, :, 3][brain[:, :, 3]])
+    np.testing.assert_array_equal(label, truth[:, :, 3][brain[:, :, 3]])
+    assert S.worst_slice(truth, brain, range(2)) < 2  # only where the protocol looks
     score, label = S.volume_protocol(anomaly, truth, brain)
-    assert score.size == brain.sum() and label.sum() == (truth & brain).sum()
+    assert score.size == brain.sum()
+    assert label.sum() == (truth & brain).sum()
     flipped = S.volume_protocol(anomaly[::-1], truth[::-1], brain[::-1])
     assert S.average_precision(*flipped) == pytest.approx(S.average_precision(score, label))
 
@@ -242,107 +278,144 @@ def test_protocols_take_what_they_say():
 def test_healthy_slice_is_the_one_with_most_brain():
     anomaly, truth, brain = volumes(lesion=False)
     brain[..., 2] = True
-    assert S.worst_slice(truth, brain, range(5)) == 2 and S.slice_protocol(anomaly, truth, brain, range(5))[1].sum() == 0
+    assert S.worst_slice(truth, brain, range(5)) == 2
+    assert S.slice_protocol(anomaly, truth, brain, range(5))[1].sum() == 0
 
 
 def test_default_slices_are_those_of_the_paper():
-    lesion = np.zeros((3, 3, 155), bool); lesion[..., 60] = True; lesion[1, 1, 77] = True
+    lesion = np.zeros((3, 3, 155), bool)
+    lesion[..., 60] = True
+    lesion[1, 1, 77] = True
     assert S.worst_slice(lesion, np.ones_like(lesion)) == 77
 
 
 # ---- the table
 
+
 def cohort(seed=0, n=6, size=60):
     rng = np.random.default_rng(seed)
     out = []
     for i in range(n):
-        t = rng.random(size) < rng.uniform(.05, .4)
-        out.append((f's{i}', rng.normal(size=size).round(1) + t, t))
+        t = rng.random(size) < rng.uniform(0.05, 0.4)
+        out.append((f"s{i}", rng.normal(size=size).round(1) + t, t))
     return out
 
 
 def test_alone_as_in_a_batch():
     subjects = cohort()
-    batch = S.score_subjects(subjects, .7)['subjects']
+    batch = S.score_subjects(subjects, 0.7)["subjects"]
     for s, row in zip(subjects, batch):
-        alone = S.score_subjects([s], .7)['subjects'][0]
-        assert alone.pop('dice_oracle') >= row['dice_oracle'] - 1e-12    # the one column that looks at the others
-        assert alone == {k: v for k, v in row.items() if k != 'dice_oracle'}
-    assert S.score_subjects(subjects[::-1], .7)['subjects'] == batch[::-1]
+        alone = S.score_subjects([s], 0.7)["subjects"][0]
+        assert alone.pop("dice_oracle") >= row["dice_oracle"] - 1e-12  # the one column that looks at the others
+        assert alone == {k: v for k, v in row.items() if k != "dice_oracle"}
+    assert S.score_subjects(subjects[::-1], 0.7)["subjects"] == batch[::-1]
 
 
 def test_rows_against_scikit_learn():
-    for (name, s, t), row in zip(cohort(), S.score_subjects(cohort(), .7)['subjects']):
-        assert row['ap'] == pytest.approx(metrics.average_precision_score(t, s)) and row['auroc'] == pytest.approx(metrics.roc_auc_score(t, s))
-        for c, f in dict(jaccard=metrics.jaccard_score, precision=metrics.precision_score, recall=metrics.recall_score).items():
-            assert row[c] == pytest.approx(f(t, s > .7))
-        assert row['dice'] == pytest.approx(metrics.f1_score(t, s > .7)) and row['fpr'] == pytest.approx((s[~t] > .7).mean())
-        assert (row['id'], row['pixels'], row['prevalence']) == (name, t.size, pytest.approx(t.mean()))
+    for (name, s, t), row in zip(cohort(), S.score_subjects(cohort(), 0.7)["subjects"]):
+        assert row["ap"] == pytest.approx(metrics.average_precision_score(t, s))
+        assert row["auroc"] == pytest.approx(metrics.roc_auc_score(t, s))
+        for c, f in dict(
+            jaccard=metrics.jaccard_score, precision=metrics.precision_score, recall=metrics.recall_score
+        ).items():
+            assert row[c] == pytest.approx(f(t, s > 0.7))
+        assert row["dice"] == pytest.approx(metrics.f1_score(t, s > 0.7))
+        assert row["fpr"] == pytest.approx((s[~t] > 0.7).mean())
+        assert (row["id"], row["pixels"], row["prevalence"]) == (name, t.size, pytest.approx(t.mean()))
 
 
 @quick
 @given(st.integers(0, 10_000), st.floats(-1, 2))
 def test_oracle_column_is_never_below_the_calibrated_one(seed, threshold):
-    r = S.score_subjects(cohort(seed, 3, 20), threshold)['summary']
-    assert r['dice_oracle']['mean'] >= r['dice']['mean'] - 1e-9
+    r = S.score_subjects(cohort(seed, 3, 20), threshold)["summary"]
+    assert r["dice_oracle"]["mean"] >= r["dice"]["mean"] - 1e-9
 
 
 def test_summary_is_the_mean_over_subjects():
-    subjects = cohort() + [('big', np.random.default_rng(9).random(5000), np.random.default_rng(8).random(5000) < .1)]
-    r = S.score_subjects(subjects, .7)
+    subjects = cohort() + [("big", np.random.default_rng(9).random(5000), np.random.default_rng(8).random(5000) < 0.1)]
+    r = S.score_subjects(subjects, 0.7)
     for c in S.COLUMNS:
-        values = [row[c] for row in r['subjects']]
-        assert r['summary'][c]['mean'] == pytest.approx(np.mean(values))  # a big subject weighs as much as a small one
-        assert (r['summary'][c]['low'], r['summary'][c]['high']) == pytest.approx(S.bootstrap_interval(values))
+        values = [row[c] for row in r["subjects"]]
+        assert r["summary"][c]["mean"] == pytest.approx(np.mean(values))  # a big subject weighs as much as a small one
+        assert (r["summary"][c]["low"], r["summary"][c]["high"]) == pytest.approx(S.bootstrap_interval(values))
 
 
 def test_floor():
     r = S.score_subjects(S.everything_positive(cohort()), 0)
-    for row in r['subjects']:
-        p = row['prevalence']
-        assert (row['dice'], row['dice_oracle'], row['ap'], row['auroc'], row['fpr']) == pytest.approx((2 * p / (1 + p), 2 * p / (1 + p), p, .5, 1))
+    for row in r["subjects"]:
+        p = row["prevalence"]
+        assert (row["dice"], row["dice_oracle"], row["ap"], row["auroc"], row["fpr"]) == pytest.approx(
+            (2 * p / (1 + p), 2 * p / (1 + p), p, 0.5, 1)
+        )
 
 
 def test_result_is_json_and_says_how():
-    healthy = ('h', np.arange(5.), np.zeros(5, bool))
-    for subjects, h in ((cohort(), .7), (cohort(), None), ([healthy], 3), (cohort() + [healthy], np.float32(.7)), ([('all', np.ones(3), np.ones(3))], 0)):
-        r = S.score_subjects(subjects, h, protocol='volume')
+    healthy = ("h", np.arange(5.0), np.zeros(5, bool))
+    for subjects, h in (
+        (cohort(), 0.7),
+        (cohort(), None),
+        ([healthy], 3),
+        (cohort() + [healthy], np.float32(0.7)),
+        ([("all", np.ones(3), np.ones(3))], 0),
+    ):
+        r = S.score_subjects(subjects, h, protocol="volume")
         assert json.loads(json.dumps(r, allow_nan=False)) == r
-        assert r['protocol'] == 'volume' and (r['threshold'] is None) == (h is None) and 'labels' in r['oracle_origin']
-        assert 'calibrated' in (r['threshold_origin'] or 'calibrated')
-        S.format_table({'x': r})
-    row = S.score_subjects([healthy], 3)['subjects'][0]
-    assert (row['ap'], row['auroc'], row['dice'], row['fpr']) == (None, None, 0, .2)
-    mixed = S.score_subjects(cohort() + [healthy], .7)['summary']
-    assert mixed['ap']['n'] == 6 and mixed['fpr']['n'] == mixed['dice']['n'] == 7
+        assert r["protocol"] == "volume"
+        assert (r["threshold"] is None) == (h is None)
+        assert "labels" in r["oracle_origin"]
+        assert "calibrated" in (r["threshold_origin"] or "calibrated")
+        S.format_table({"x": r})
+    row = S.score_subjects([healthy], 3)["subjects"][0]
+    assert (row["ap"], row["auroc"], row["dice"], row["fpr"]) == (None, None, 0, 0.2)
+    mixed = S.score_subjects(cohort() + [healthy], 0.7)["summary"]
+    assert mixed["ap"]["n"] == 6
+    assert mixed["fpr"]["n"] == mixed["dice"]["n"] == 7
 
 
 def test_table():
-    r = S.score_subjects(cohort(), .7)
-    lines = S.format_table({'floor': S.score_subjects(S.everything_positive(cohort()), 0), 'A': r, 'no threshold': S.score_subjects(cohort())}).split('\n')
-    assert 'Slice protocol, 6 subjects' in lines[0] and 'oracle' in lines[0]
-    table = [[c.strip() for c in line.split('|')[1:-1]] for line in lines[2:]]
-    assert len({len(t) for t in table}) == 1 and [t[0] for t in table] == ['detector', '---', 'floor', 'A', 'no threshold']
-    m = r['summary']['ap']
-    assert table[3][table[0].index('AP')] == f"{m['mean']:.2f} [{m['low']:.2f}, {m['high']:.2f}]" and table[4][1] == '-'
+    r = S.score_subjects(cohort(), 0.7)
+    lines = S.format_table(
+        {
+            "floor": S.score_subjects(S.everything_positive(cohort()), 0),
+            "A": r,
+            "no threshold": S.score_subjects(cohort()),
+        }
+    ).split("\n")
+    assert "Slice protocol, 6 subjects" in lines[0]
+    assert "oracle" in lines[0]
+    table = [[c.strip() for c in line.split("|")[1:-1]] for line in lines[2:]]
+    assert len({len(t) for t in table}) == 1
+    assert [t[0] for t in table] == [
+        "detector",
+        "---",
+        "floor",
+        "A",
+        "no threshold",
+    ]
+    m = r["summary"]["ap"]
+    assert table[3][table[0].index("AP")] == f"{m['mean']:.2f} [{m['low']:.2f}, {m['high']:.2f}]"
+    assert table[4][1] == "-"
 
 
 def test_different_protocols_do_not_share_a_table():
-    a, b, c = S.score_subjects(cohort()), S.score_subjects(cohort(), protocol='volume'), S.score_subjects(cohort()[:3])
+    a, b, c = S.score_subjects(cohort()), S.score_subjects(cohort(), protocol="volume"), S.score_subjects(cohort()[:3])
     for other in (b, c):
-        with pytest.raises(ValueError, match='cannot share a table'): S.format_table({'a': a, 'b': other})
+        with pytest.raises(ValueError, match="cannot share a table"):
+            S.format_table({"a": a, "b": other})
 
 
-@pytest.mark.parametrize('other', [lambda s, t: (s[:-1], t[:-1]), lambda s, t: (s, t ^ (np.arange(t.size) == 0))])
+@pytest.mark.parametrize("other", [lambda s, t: (s[:-1], t[:-1]), lambda s, t: (s, t ^ (np.arange(t.size) == 0))])
 def test_other_pixels_do_not_share_a_table(other):
     "The same names, but another brain mask, or another truth."
     a = S.score_subjects(cohort())
     b = S.score_subjects([(id, *other(s, t)) for id, s, t in cohort()])
-    with pytest.raises(ValueError, match='the pixels that count, so they cannot share a table'): S.format_table({'a': a, 'b': b})
-    assert S.format_table({'a': a, 'b': S.score_subjects([(id, -s, t) for id, s, t in cohort()])})
+    with pytest.raises(ValueError, match="the pixels that count, so they cannot share a table"):
+        S.format_table({"a": a, "b": b})
+    assert S.format_table({"a": a, "b": S.score_subjects([(id, -s, t) for id, s, t in cohort()])})
 
 
 # ---- distances
+
 
 @st.composite
 def shaped(draw, empty=True, most=7):
@@ -350,14 +423,22 @@ def shaped(draw, empty=True, most=7):
     n = draw(st.integers(2, 3))
     shape = draw(st.tuples(*[st.integers(2, most if n == 2 else 5)] * n))
     p, t = (draw(arrays(bool, shape)) for _ in range(2))
-    if not empty: assume(p.any() and t.any())
-    return p, t, draw(st.tuples(*[st.sampled_from([.5, 1., 2.5, 7.])] * n))
+    if not empty:
+        assume(p.any() and t.any())
+    return p, t, draw(st.tuples(*[st.sampled_from([0.5, 1.0, 2.5, 7.0])] * n))
 
 
 def surface(mask):
     "By definition: an element of the mask with a neighbour (4 or 6) that is not, or is beyond the array."
-    inside = lambda at: all(0 <= k < n for k, n in zip(at, mask.shape)) and mask[at]
-    beside = lambda at: [tuple(k + step * (i == axis) for i, k in enumerate(at)) for axis in range(mask.ndim) for step in (-1, 1)]
+
+    def inside(at):
+        return all(0 <= k < n for k, n in zip(at, mask.shape)) and mask[at]
+
+    def beside(at):
+        return [
+            tuple(k + step * (i == axis) for i, k in enumerate(at)) for axis in range(mask.ndim) for step in (-1, 1)
+        ]
+
     return np.array([at for at in np.ndindex(*mask.shape) if mask[at] and not all(map(inside, beside(at)))])
 
 
@@ -367,10 +448,11 @@ def test_surface_distances_against_all_pairs(case):
     p, t, mm = case
     pairs = distance.cdist(surface(p) * mm, surface(t) * mm)
     a, b = S.surface_distances(p, t, mm)
-    np.testing.assert_allclose(a, pairs.min(1)); np.testing.assert_allclose(b, pairs.min(0))   # in the order of np.argwhere
+    np.testing.assert_allclose(a, pairs.min(1))
+    np.testing.assert_allclose(b, pairs.min(0))  # in the order of np.argwhere
     assert S.assd(p, t, mm) == pytest.approx((pairs.min(1).sum() + pairs.min(0).sum()) / sum(pairs.shape))
     assert S.masd(p, t, mm) == pytest.approx((pairs.min(1).mean() + pairs.min(0).mean()) / 2)
-    assert S.hd95(p, t, mm) == pytest.approx(max(np.quantile(pairs.min(1), .95), np.quantile(pairs.min(0), .95)))
+    assert S.hd95(p, t, mm) == pytest.approx(max(np.quantile(pairs.min(1), 0.95), np.quantile(pairs.min(0), 0.95)))
 
 
 @quick
@@ -392,7 +474,8 @@ def test_no_average_exceeds_the_hausdorff_distance(case):
     p, t, mm = case
     a, b = (surface(m) * mm for m in (p, t))
     largest = max(distance.directed_hausdorff(a, b)[0], distance.directed_hausdorff(b, a)[0])
-    for f in (S.assd, S.masd, S.hd95): assert f(p, t, mm) <= largest + 1e-9
+    for f in (S.assd, S.masd, S.hd95):
+        assert f(p, t, mm) <= largest + 1e-9
     assert max(d.max() for d in S.surface_distances(p, t, mm)) == pytest.approx(largest)
 
 
@@ -405,49 +488,81 @@ def test_distance_laws(case, before, after):
     same = p.shape == t.shape and np.array_equal(*(ndimage.binary_erosion(m) ^ m for m in (p, t)))
     for f in (S.assd, S.masd, S.hd95):
         d = f(p, t, mm)
-        assert f(p, p, mm) == 0 and f(t, p, mm) == pytest.approx(d) and d >= 0
+        assert f(p, p, mm) == 0
+        assert f(t, p, mm) == pytest.approx(d)
+        assert d >= 0
         assert f(p, t, 2 * mm) == pytest.approx(2 * d)
         assert f(p.T, t.T, mm[::-1]) == pytest.approx(d)
         assert f(p[::-1], t[::-1], mm) == pytest.approx(d)
-        if not one_empty: assert f(*(np.pad(m, (before, after)) for m in (p, t)), mm) == pytest.approx(d)   # translation
-        if f is not S.hd95: assert (d == 0) == same                       # 95 % may agree while the rest does not
-        if same: assert d == 0
-        if not one_empty: assert d < np.linalg.norm(mm * p.shape)         # the diagonal is worse than anything
+        if not one_empty:
+            assert f(*(np.pad(m, (before, after)) for m in (p, t)), mm) == pytest.approx(d)  # translation
+        if f is not S.hd95:
+            assert (d == 0) == same  # 95 % may agree while the rest does not
+        if same:
+            assert d == 0
+        if not one_empty:
+            assert d < np.linalg.norm(mm * p.shape)  # the diagonal is worse than anything
 
 
 def test_distances_by_hand():
     p, t = np.zeros((2, 5, 9), bool)
-    p[2, 1] = t[2, 4] = t[2, 7] = True                                   # 3 away; 3 and 6 away
+    p[2, 1] = t[2, 4] = t[2, 7] = True  # 3 away; 3 and 6 away
     assert [d.tolist() for d in S.surface_distances(p, t, (1, 2))] == [[6], [6, 12]]
-    assert S.assd(p, t, (1, 2)) == pytest.approx(8) and S.masd(p, t, (1, 2)) == pytest.approx(7.5)
-    assert S.hd95(p, t, (1, 2)) == pytest.approx(6 + .95 * 6)
+    assert S.assd(p, t, (1, 2)) == pytest.approx(8)
+    assert S.masd(p, t, (1, 2)) == pytest.approx(7.5)
+    assert S.hd95(p, t, (1, 2)) == pytest.approx(6 + 0.95 * 6)
 
 
 def test_only_surfaces_count():
-    full = np.zeros((9, 9), bool); full[1:8, 1:8] = True
-    ring = full.copy(); ring[2:7, 2:7] = False
-    assert S.assd(ring, full) == S.masd(ring, full) == S.hd95(ring, full) == 0 and S.dice(ring, full) < 1
+    full = np.zeros((9, 9), bool)
+    full[1:8, 1:8] = True
+    ring = full.copy()
+    ring[2:7, 2:7] = False
+    assert S.assd(ring, full) == S.masd(ring, full) == S.hd95(ring, full) == 0
+    assert S.dice(ring, full) < 1
     assert len(S.surface_distances(full, full)[0]) == ring.sum()
-    assert len(S.surface_distances(np.ones((4, 5)), np.ones((4, 5)))[0]) == 14   # beyond the array is outside
+    assert len(S.surface_distances(np.ones((4, 5)), np.ones((4, 5)))[0]) == 14  # beyond the array is outside
 
 
-@pytest.mark.parametrize('shape, mm', [((4, 3), 1.), ((4, 3), (2, .5)), ((4, 3, 5), (1, 2, 3.)), ((4, 3, 1), (1, 2, 3.))])
+@pytest.mark.parametrize(
+    ("shape", "mm"), [((4, 3), 1.0), ((4, 3), (2, 0.5)), ((4, 3, 5), (1, 2, 3.0)), ((4, 3, 1), (1, 2, 3.0))]
+)
 def test_empty_masks_have_distances(shape, mm):
     none, one, full = np.zeros(shape, bool), np.zeros(shape, bool), np.ones(shape, bool)
     one[1, 2] = True
     kept = [k for k, n in enumerate(shape) if n > 1]
     far = math.sqrt(sum((shape[k] * np.broadcast_to(mm, len(shape))[k]) ** 2 for k in kept))
     with warnings.catch_warnings():
-        warnings.simplefilter('error')
+        warnings.simplefilter("error")
         for f in (S.assd, S.masd, S.hd95):
-            assert f(none, none, mm) == 0 and f(one, one, mm) == 0 and f(full, full, mm) == 0
-            for m in (one, full): assert f(none, m, mm) == pytest.approx(far) and f(m, none, mm) == pytest.approx(far)
-        assert math.isnan(S.lesion_recall(none, none)) and math.isnan(S.lesion_recall(one, none)) and S.lesion_recall(none, one) == 0
-        assert (S.false_lesions(none, none), S.false_lesions(one, none), S.false_lesions(none, one), S.false_lesions(one, one)) == (0, 1, 0, 0)
+            assert f(none, none, mm) == 0
+            assert f(one, one, mm) == 0
+            assert f(full, full, mm) == 0
+            for m in (one, full):
+                assert f(none, m, mm) == pytest.approx(far)
+                assert f(m, none, mm) == pytest.approx(far)
+        assert math.isnan(S.lesion_recall(none, none))
+        assert math.isnan(S.lesion_recall(one, none))
+        assert S.lesion_recall(none, one) == 0
+        assert (
+            S.false_lesions(none, none),
+            S.false_lesions(one, none),
+            S.false_lesions(none, one),
+            S.false_lesions(one, one),
+        ) == (0, 1, 0, 0)
         assert S.components(none)[1] == 0
-        got = {k: S.score_shapes(*v, full, mm) for k, v in dict(both=(none, none), healthy=(one, none), missed=(none, one)).items()}
-    assert got['both']['assd'] == 0 and got['healthy']['hd95'] == pytest.approx(far) == got['missed']['assd']
-    assert [got[k]['lesion_recall'] for k in got] == [None, None, 0] and [got[k]['false_lesions'] for k in got] == [0, 1, 0]
+        got = {
+            k: S.score_shapes(*v, full, mm)
+            for k, v in dict(both=(none, none), healthy=(one, none), missed=(none, one)).items()
+        }
+    assert got["both"]["assd"] == 0
+    assert got["healthy"]["hd95"] == pytest.approx(far) == got["missed"]["assd"]
+    assert [got[k]["lesion_recall"] for k in got] == [None, None, 0]
+    assert [got[k]["false_lesions"] for k in got] == [
+        0,
+        1,
+        0,
+    ]
     assert all(json.loads(json.dumps(v, allow_nan=False)) == v for v in got.values())
 
 
@@ -455,13 +570,15 @@ def test_empty_masks_have_distances(shape, mm):
 @given(shaped().filter(lambda c: c[0].ndim == 2), st.integers(0, 2))
 def test_a_volume_of_one_slice_is_a_picture(case, axis):
     p, t, mm = case
-    thin, size = [np.expand_dims(m, axis) for m in (p, t)], np.insert(mm, axis, 4.)
-    for f in (S.assd, S.masd, S.hd95): assert f(*thin, size) == f(p, t, mm)
+    thin, size = [np.expand_dims(m, axis) for m in (p, t)], np.insert(mm, axis, 4.0)
+    for f in (S.assd, S.masd, S.hd95):
+        assert f(*thin, size) == f(p, t, mm)
     assert S.false_lesions(*thin) == S.false_lesions(p, t)
     np.testing.assert_equal(S.lesion_recall(*thin), S.lesion_recall(p, t))
 
 
 # ---- lesions
+
 
 def pieces(mask):
     "By definition: grow each piece from a seed through all 8 or 26 neighbours."
@@ -471,18 +588,20 @@ def pieces(mask):
         while grow:
             piece.append(at := grow.pop())
             near = {n for n in left if max(abs(i - j) for i, j in zip(at, n)) <= 1}
-            left -= near; grow += near
+            left -= near
+            grow += near
         out.append(piece)
     return out
 
 
 @quick
-@given(shaped(), st.sampled_from([0., .25, .5, .9]))
+@given(shaped(), st.sampled_from([0.0, 0.25, 0.5, 0.9]))
 def test_lesions_by_definition(case, least):
     p, t, _ = case
     labels, n = S.components(t)
     theirs, count = ndimage.label(t, ndimage.generate_binary_structure(t.ndim, t.ndim))
-    np.testing.assert_array_equal(labels, theirs); assert n == count == len(pieces(t))
+    np.testing.assert_array_equal(labels, theirs)
+    assert n == count == len(pieces(t))
     found = [np.mean([p[at] for at in piece]) > least for piece in pieces(t)]
     np.testing.assert_equal(S.lesion_recall(p, t, least), np.mean(found) if found else np.nan)
     assert S.false_lesions(p, t) == sum(not any(t[at] for at in piece) for piece in pieces(p))
@@ -492,84 +611,112 @@ def test_lesions_by_definition(case, least):
 @given(shaped(), st.integers(0, 99))
 def test_lesion_laws(case, seed):
     p, t, _ = case
-    more = p | (np.random.default_rng(seed).random(p.shape) < .3)
+    more = p | (np.random.default_rng(seed).random(p.shape) < 0.3)
     if t.any():
-        assert S.lesion_recall(more, t) >= S.lesion_recall(p, t) and S.lesion_recall(t, t, .99) == 1
-        assert S.lesion_recall(p, t, .5) <= S.lesion_recall(p, t)
+        assert S.lesion_recall(more, t) >= S.lesion_recall(p, t)
+        assert S.lesion_recall(t, t, 0.99) == 1
+        assert S.lesion_recall(p, t, 0.5) <= S.lesion_recall(p, t)
         assert (S.lesion_recall(p, t) == 0) == (not (p & t).any())
-    assert S.false_lesions(t, t) == 0 and 0 <= S.false_lesions(p, t) <= S.components(p)[1]
+    assert S.false_lesions(t, t) == 0
+    assert 0 <= S.false_lesions(p, t) <= S.components(p)[1]
     assert S.false_lesions(p, t | p) == 0
 
 
 def test_corners_touch_and_least_is_more_than():
-    assert S.components(np.eye(3))[1] == 1 and S.components(np.eye(3)[:, ::2])[1] == 2
-    t = np.zeros((3, 8)); t[1, :4] = 1
-    p = np.zeros((3, 8)); p[1, :2] = 1
-    assert (S.lesion_recall(p, t), S.lesion_recall(p, t, .49), S.lesion_recall(p, t, .5)) == (1, 1, 0)
+    assert S.components(np.eye(3))[1] == 1
+    assert S.components(np.eye(3)[:, ::2])[1] == 2
+    t = np.zeros((3, 8))
+    t[1, :4] = 1
+    p = np.zeros((3, 8))
+    p[1, :2] = 1
+    assert (S.lesion_recall(p, t), S.lesion_recall(p, t, 0.49), S.lesion_recall(p, t, 0.5)) == (1, 1, 0)
 
 
 # ---- shapes in the table
 
+
 def scene(seed=0, shape=(12, 11, 4)):
     rng = np.random.default_rng(seed)
-    brain = np.zeros(shape, bool); brain[1:-1, 1:-1, 1:] = True
-    truth = np.zeros(shape, bool); truth[3:6, 3:6, 1:3] = True
-    return rng.random(shape) < .2, truth, brain
+    brain = np.zeros(shape, bool)
+    brain[1:-1, 1:-1, 1:] = True
+    truth = np.zeros(shape, bool)
+    truth[3:6, 3:6, 1:3] = True
+    return rng.random(shape) < 0.2, truth, brain
 
 
-@pytest.mark.parametrize('at, mm, slices', [((...,), (1, 2, 3), 3), ((..., 2), (1, 2), 1)])
+@pytest.mark.parametrize(("at", "mm", "slices"), [((...,), (1, 2, 3), 3), ((..., 2), (1, 2), 1)])
 def test_shapes_of_a_subject(at, mm, slices):
     p, t, b = (v[at] for v in scene())
     got = S.score_shapes(p, t, b, mm)
     assert tuple(got) == S.SHAPES
-    assert got['assd'] == S.assd(p & b, t & b, mm) and got['hd95'] == S.hd95(p & b, t & b, mm)
-    assert got['lesion_recall'] == S.lesion_recall(p & b, t & b) and got['false_lesions'] == S.false_lesions(p & b, t & b) > 0
+    assert got["assd"] == S.assd(p & b, t & b, mm)
+    assert got["hd95"] == S.hd95(p & b, t & b, mm)
+    assert got["lesion_recall"] == S.lesion_recall(p & b, t & b)
+    assert got["false_lesions"] == S.false_lesions(p & b, t & b) > 0
     seen = [(p & b, t & b)] if p.ndim == 2 else [((p & b)[..., k], (t & b)[..., k]) for k in range(4)]
-    assert got['false_a_slice'] == sum(S.false_lesions(*v) for v in seen) / slices   # as seen slice by slice
-    assert got['size'] == pytest.approx(t.sum() * np.prod(mm) / (1000 if t.ndim == 3 else 100))   # ml, cm2
-    assert got == S.score_shapes(p | ~b, t | ~b, b, mm)                  # outside the brain nothing counts
+    assert got["false_a_slice"] == sum(S.false_lesions(*v) for v in seen) / slices  # as seen slice by slice
+    assert got["size"] == pytest.approx(t.sum() * np.prod(mm) / (1000 if t.ndim == 3 else 100))  # ml, cm2
+    assert got == S.score_shapes(p | ~b, t | ~b, b, mm)  # outside the brain nothing counts
     assert got != S.score_shapes(p, t, b | True, mm)
 
 
 def test_shapes_join_the_rows():
     subjects, shapes = cohort(), [S.score_shapes(*scene(i)) for i in range(6)]
-    plain, r = S.score_subjects(subjects, .7), S.score_subjects(subjects, .7, shapes=shapes)
-    assert [{k: v for k, v in row.items() if k not in S.SHAPES} for row in r['subjects']] == plain['subjects']
-    assert [{k: row[k] for k in S.SHAPES} for row in r['subjects']] == shapes
+    plain, r = S.score_subjects(subjects, 0.7), S.score_subjects(subjects, 0.7, shapes=shapes)
+    assert [{k: v for k, v in row.items() if k not in S.SHAPES} for row in r["subjects"]] == plain["subjects"]
+    assert [{k: row[k] for k in S.SHAPES} for row in r["subjects"]] == shapes
     assert json.loads(json.dumps(r, allow_nan=False)) == r
-    for c in ('assd', 'hd95', 'false_a_slice'):
-        assert r['summary'][c]['mean'] == pytest.approx(np.mean([s[c] for s in shapes])) and c not in plain['summary']
-    assert set(S.MORE) <= set(r['summary']) and {'jaccard', 'precision', 'recall'} <= set(plain['summary'])
-    alone = S.score_subjects(subjects[2:3], .7, shapes=shapes[2:3])['subjects'][0]
-    assert {k: v for k, v in alone.items() if k != 'dice_oracle'} == {k: v for k, v in r['subjects'][2].items() if k != 'dice_oracle'}
-    part = S.score_subjects(subjects, .7, shapes=[None, {'size': 3.}] + shapes[2:])
-    assert part['summary']['assd']['n'] == 4 and part['subjects'][0]['size'] is None and part['subjects'][1]['size'] == 3
+    for c in ("assd", "hd95", "false_a_slice"):
+        assert r["summary"][c]["mean"] == pytest.approx(np.mean([s[c] for s in shapes]))
+        assert c not in plain["summary"]
+    assert set(S.MORE) <= set(r["summary"])
+    assert {"jaccard", "precision", "recall"} <= set(plain["summary"])
+    alone = S.score_subjects(subjects[2:3], 0.7, shapes=shapes[2:3])["subjects"][0]
+    assert {k: v for k, v in alone.items() if k != "dice_oracle"} == {
+        k: v for k, v in r["subjects"][2].items() if k != "dice_oracle"
+    }
+    part = S.score_subjects(subjects, 0.7, shapes=[None, {"size": 3.0}] + shapes[2:])
+    assert part["summary"]["assd"]["n"] == 4
+    assert part["subjects"][0]["size"] is None
+    assert part["subjects"][1]["size"] == 3
 
 
 def test_two_tables():
     subjects, shapes = cohort(), [S.score_shapes(*scene(i)) for i in range(6)]
-    plain, r = S.score_subjects(subjects, .7), S.score_subjects(subjects, .7, shapes=shapes)
-    assert S.format_table({'A': r}) == S.format_table({'A': plain}) == S.format_table({'A': r}, S.COLUMNS)
-    old = plain | {'summary': {c: plain['summary'][c] for c in S.COLUMNS}}  # a result from before there were shapes
-    assert S.format_table({'A': old}) == S.format_table({'A': r})
-    head, _, *lines = S.format_table({'A': r, 'old': old}, S.MORE).split('\n')
-    table = [[c.strip() for c in line.split('|')[1:-1]] for line in lines]
-    assert table[0] == ['detector', *S.MORE.values()] and table[3][1:] == ['-'] * len(S.MORE) and 'oracle' not in head
-    m = r['summary']['hd95']
-    assert table[2][table[0].index('HD95 (mm)')] == f"{m['mean']:.1f} [{m['low']:.1f}, {m['high']:.1f}]"
+    plain, r = S.score_subjects(subjects, 0.7), S.score_subjects(subjects, 0.7, shapes=shapes)
+    assert S.format_table({"A": r}) == S.format_table({"A": plain}) == S.format_table({"A": r}, S.COLUMNS)
+    old = plain | {"summary": {c: plain["summary"][c] for c in S.COLUMNS}}  # a result from before there were shapes
+    assert S.format_table({"A": old}) == S.format_table({"A": r})
+    head, _, *lines = S.format_table({"A": r, "old": old}, S.MORE).split("\n")
+    table = [[c.strip() for c in line.split("|")[1:-1]] for line in lines]
+    assert table[0] == ["detector", *S.MORE.values()]
+    assert table[3][1:] == ["-"] * len(S.MORE)
+    assert "oracle" not in head
+    m = r["summary"]["hd95"]
+    assert table[2][table[0].index("HD95 (mm)")] == f"{m['mean']:.1f} [{m['low']:.1f}, {m['high']:.1f}]"
 
 
 # ---- pairs, sizes, the healthy
 
+
 def test_paired_bootstrap_against_scipy():
     rng = np.random.default_rng(0)
     a = rng.beta(4, 2, 40)
-    b = a + rng.normal(.02, .05, 40)
-    theirs = bootstrap((a, b), lambda x, y, axis: (x - y).mean(axis), paired=True, vectorized=True, n_resamples=20_000, method='percentile',
-                       rng=np.random.default_rng(1)).confidence_interval
+    b = a + rng.normal(0.02, 0.05, 40)
+    theirs = bootstrap(
+        (a, b),
+        lambda x, y, axis: (x - y).mean(axis),
+        paired=True,
+        vectorized=True,
+        n_resamples=20_000,
+        method="percentile",
+        rng=np.random.default_rng(1),
+    ).confidence_interval
     got = S.paired_bootstrap(a, b, n=20_000)
-    assert (got['low'], got['high']) == pytest.approx(tuple(theirs), abs=.001) and got['mean'] == pytest.approx((a - b).mean()) and got['n'] == 40
-    assert got['high'] - got['low'] < .3 * np.diff(S.bootstrap_interval(a))[0]   # what subjects share drops out
+    assert (got["low"], got["high"]) == pytest.approx(tuple(theirs), abs=0.001)
+    assert got["mean"] == pytest.approx((a - b).mean())
+    assert got["n"] == 40
+    assert got["high"] - got["low"] < 0.3 * np.diff(S.bootstrap_interval(a))[0]  # what subjects share drops out
 
 
 numbers = st.lists(st.floats(-1, 1), min_size=2, max_size=12)
@@ -582,9 +729,9 @@ def test_paired_bootstrap_laws(a, seed):
     b, hard = rng.random(len(a)), rng.random(len(a))
     assert S.paired_bootstrap(a, a, n=50) == dict(mean=0, low=0, high=0, n=len(a))
     r, back, shifted = (S.paired_bootstrap(x, y, n=200) for x, y in ((a, b), (b, a), (a + hard, b + hard)))
-    assert [back[k] for k in ('mean', 'low', 'high')] == pytest.approx([-r[k] for k in ('mean', 'high', 'low')])
+    assert [back[k] for k in ("mean", "low", "high")] == pytest.approx([-r[k] for k in ("mean", "high", "low")])
     assert [shifted[k] for k in r] == pytest.approx([r[k] for k in r])
-    assert min(np.subtract(a, b)) - 1e-9 <= r['low'] <= r['high'] <= max(np.subtract(a, b)) + 1e-9
+    assert min(np.subtract(a, b)) - 1e-9 <= r["low"] <= r["high"] <= max(np.subtract(a, b)) + 1e-9
 
 
 def test_paired_bootstrap_needs_both():
@@ -594,29 +741,45 @@ def test_paired_bootstrap_needs_both():
 
 
 def test_overlapping_intervals_and_a_clear_difference():
-    a = np.linspace(.2, .9, 15)
-    b = a + .03 + .01 * np.cos(np.arange(15))
+    a = np.linspace(0.2, 0.9, 15)
+    b = a + 0.03 + 0.01 * np.cos(np.arange(15))
     (_, high), (low, _) = S.bootstrap_interval(a), S.bootstrap_interval(b)
-    assert high > low and S.paired_bootstrap(b, a)['low'] > 0
+    assert high > low
+    assert S.paired_bootstrap(b, a)["low"] > 0
 
 
 def test_by_size_shares_out_the_subjects():
-    sizes, rows = [0, 1.9, 2, 9.99, 10, 400], [{'dice': v} for v in (.1, .2, .3, None, .5, .6)]
-    got = S.by_size(rows, 'dice', sizes, S.SIZES['slice'])
-    assert [v['n'] for v in got.values()] == [2, 1, 2] and [v['mean'] for v in got.values()] == pytest.approx([.15, .3, .55])   # least <= size < most
-    assert S.by_size([], 'dice', [], S.SIZES['volume']) == {k: dict(n=0, mean=None, low=None, high=None) for k in S.SIZES['volume']}
+    sizes, rows = [0, 1.9, 2, 9.99, 10, 400], [{"dice": v} for v in (0.1, 0.2, 0.3, None, 0.5, 0.6)]
+    got = S.by_size(rows, "dice", sizes, S.SIZES["slice"])
+    assert [v["n"] for v in got.values()] == [2, 1, 2]
+    assert [v["mean"] for v in got.values()] == pytest.approx([0.15, 0.3, 0.55])
+    assert S.by_size([], "dice", [], S.SIZES["volume"]) == {
+        k: dict(n=0, mean=None, low=None, high=None) for k in S.SIZES["volume"]
+    }
     for bins in S.SIZES.values():
         ends = list(bins.values())
-        assert ends[0][0] == 0 and ends[-1][1] == math.inf and all(a[1] == b[0] for a, b in zip(ends, ends[1:]))
+        assert ends[0][0] == 0
+        assert ends[-1][1] == math.inf
+        assert all(a[1] == b[0] for a, b in itertools.pairwise(ends))
 
 
 def test_false_area_by_hand():
-    brain = np.zeros((10, 10, 5), bool); brain[2:8, 2:8, 1:] = True        # 4 slices of 36
-    marked = np.zeros_like(brain); marked[2, 2, 1] = marked[3, 3, 2] = marked[7, 7, 4] = marked[0, 0] = True
+    brain = np.zeros((10, 10, 5), bool)
+    brain[2:8, 2:8, 1:] = True  # 4 slices of 36
+    marked = np.zeros_like(brain)
+    marked[2, 2, 1] = marked[3, 3, 2] = marked[7, 7, 4] = marked[0, 0] = True
     got = S.false_area(marked, brain, (2, 5, 9))
-    assert got == pytest.approx(dict(share=3 / 144, cm2=3 * 10 / 100 / 4, false_a_slice=3 / 4))   # two pieces in space, three in their slices
-    assert S.false_area(marked[..., 1], brain[..., 1], (2, 5)) == pytest.approx(dict(share=1 / 36, cm2=.1, false_a_slice=1))
-    assert S.false_area(marked, brain, 3) == S.false_area(marked, brain, (3, 3, 3)) == S.false_area(marked | ~brain, brain, 3)
+    assert got == pytest.approx(
+        dict(share=3 / 144, cm2=3 * 10 / 100 / 4, false_a_slice=3 / 4)
+    )  # two pieces in space, three in their slices
+    assert S.false_area(marked[..., 1], brain[..., 1], (2, 5)) == pytest.approx(
+        dict(share=1 / 36, cm2=0.1, false_a_slice=1)
+    )
+    assert (
+        S.false_area(marked, brain, 3)
+        == S.false_area(marked, brain, (3, 3, 3))
+        == S.false_area(marked | ~brain, brain, 3)
+    )
     assert S.false_area(brain & False, brain) == dict(share=0, cm2=0, false_a_slice=0)
 
 
@@ -624,97 +787,116 @@ def test_false_area_by_hand():
 @given(shaped(empty=False), st.integers(0, 99))
 def test_pieces_a_slice_are_those_seen_in_a_slice(case, seed):
     p, brain, mm = case
-    if p.ndim == 2: p, brain, mm = p[..., None], brain[..., None], (*mm, 1.)
+    if p.ndim == 2:
+        p, brain, mm = p[..., None], brain[..., None], (*mm, 1.0)
     slices = [k for k in range(p.shape[2]) if brain[..., k].any()]
     each = [S.false_area(p[..., k], brain[..., k], mm[:1] * 2) for k in slices]
     got = S.false_area(p, brain, mm)
-    assert got['false_a_slice'] == pytest.approx(np.mean([e['false_a_slice'] for e in each]))   # a volume is the mean of its slices
-    assert S.false_area(brain, brain)['false_a_slice'] >= 1              # everything marked: at least one in each slice
-    assert S.score_shapes(p, p & False, brain)['false_a_slice'] == pytest.approx(got['false_a_slice'])
-    assert got['false_a_slice'] * len(slices) >= S.components(p & brain)[1]  # a piece in space is seen at least once
+    assert got["false_a_slice"] == pytest.approx(
+        np.mean([e["false_a_slice"] for e in each])
+    )  # a volume is the mean of its slices
+    assert S.false_area(brain, brain)["false_a_slice"] >= 1  # everything marked: at least one in each slice
+    assert S.score_shapes(p, p & False, brain)["false_a_slice"] == pytest.approx(got["false_a_slice"])
+    assert got["false_a_slice"] * len(slices) >= S.components(p & brain)[1]  # a piece in space is seen at least once
 
 
 def test_a_column_of_false_marks_is_seen_in_each_slice():
     brain, truth = np.ones((2, 6, 6, 4), bool)
-    truth[:] = False; truth[:3, :3, 0] = True
-    pred = np.zeros_like(brain); pred[5, 5] = True                       # one piece in space
-    pred[1, 1] = True                                                    # another, which overlaps the lesion in one slice only
+    truth[:] = False
+    truth[:3, :3, 0] = True
+    pred = np.zeros_like(brain)
+    pred[5, 5] = True  # one piece in space
+    pred[1, 1] = True  # another, which overlaps the lesion in one slice only
     got = S.score_shapes(pred, truth, brain)
-    assert got['false_lesions'] == 1 and got['false_a_slice'] == (4 + 3) / 4
+    assert got["false_lesions"] == 1
+    assert got["false_a_slice"] == (4 + 3) / 4
 
 
 def test_a_mean_leaves_out_what_is_undefined():
-    rows = [{'ap': v} for v in (.25, None, math.nan, np.float32(.75), np.float64('nan'))]
-    assert S.summarise(rows, 'ap') == S.summarise([rows[0], rows[3]], 'ap') and S.summarise(rows, 'ap')['n'] == 2
-    assert S.summarise(rows[1:3], 'ap') == dict(n=0, mean=None, low=None, high=None) and S.summarise(rows[:3], 'ap')['mean'] == .25
+    rows = [{"ap": v} for v in (0.25, None, math.nan, np.float32(0.75), np.float64("nan"))]
+    assert S.summarise(rows, "ap") == S.summarise([rows[0], rows[3]], "ap")
+    assert S.summarise(rows, "ap")["n"] == 2
+    assert S.summarise(rows[1:3], "ap") == dict(n=0, mean=None, low=None, high=None)
+    assert S.summarise(rows[:3], "ap")["mean"] == 0.25
 
 
 # ---- bad input: one plain sentence
 
 V = np.ones((3, 3, 3))
 BAD = {
-    'shape': (lambda: S.dice(np.ones(3), np.ones((3, 1))), r'\(3,\) and \(3, 1\)'),
-    'labels': (lambda: S.dice([0, 2], [0, 1]), 'holds 2'),
-    'nan mask': (lambda: S.dice([0, 1], [0, np.nan]), 'truth must hold 0 and 1 only, but it holds nan'),
-    'no pixels': (lambda: S.dice([], []), 'no pixels'),
-    'nan score': (lambda: S.auroc([0, np.nan, np.inf], [0, 1, 1]), '2 of 3 values'),
-    'score shape': (lambda: S.average_precision(np.ones(3), np.ones(4)), 'one shape'),
-    'oracle of none': (lambda: S.best_threshold([], []), 'at least one'),
-    'oracle of unequal lists': (lambda: S.best_threshold([V], []), '1 and 0'),
-    'bootstrap of none': (lambda: S.bootstrap_interval([]), 'finite numbers'),
-    'bootstrap of nan': (lambda: S.bootstrap_interval([1, np.nan]), 'finite numbers'),
-    'bootstrap level': (lambda: S.bootstrap_interval([1, 2], level=95), '0 < level < 1'),
-    'nan in the brain': (lambda: S.volume_protocol(V * np.nan, V, V), 'finite'),
-    'volumes differ': (lambda: S.volume_protocol(V, V[:2], V), r'\(2, 3, 3\)'),
-    'a slice, no volume': (lambda: S.slice_protocol(V[0], V[0], V[0]), 'x y z'),
-    'no brain': (lambda: S.volume_protocol(V, V, 0 * V), 'brain mask is empty'),
-    'no such slice': (lambda: S.slice_protocol(V, V, V), 'slices 0 to 2'),
-    'no slices': (lambda: S.slice_protocol(V, V, V, []), 'slices 0 to 2'),
-    'no brain in the slices': (lambda: S.slice_protocol(V, 0 * V, np.eye(3)[0] * V, [2]), 'holds no brain'),
-    'no subjects': (lambda: S.score_subjects([]), 'no subjects'),
-    'protocol': (lambda: S.score_subjects(cohort(), protocol='patch'), "'patch'"),
-    'threshold': (lambda: S.score_subjects(cohort(), float('nan')), 'finite or None'),
-    'no results': (lambda: S.format_table({}), 'no results'),
-    'shapes differ': (lambda: S.assd(V, V[:2]), r'\(3, 3, 3\) and \(2, 3, 3\)'),
-    'flat masks': (lambda: S.hd95([1, 0], [0, 1]), '1 axes'),
-    'labels in a shape': (lambda: S.masd(2 * V, V), 'holds 2'),
-    'no spacing': (lambda: S.assd(V, V, 0), 'above 0, or 3 of them, but it is 0'),
-    'two spacings for three axes': (lambda: S.assd(V, V, (1, 2)), r'but it is \[1.0, 2.0\]'),
-    'spacing nan': (lambda: S.hd95(V, V, np.nan), 'it is nan'),
-    'least': (lambda: S.lesion_recall(V, V, 1), 'but it is 1'),
-    'other brain': (lambda: S.score_shapes(V, V, V[:2]), r'\(2, 3, 3\)'),
-    'labels in a brain': (lambda: S.score_shapes(V, V, 3 * V), 'holds 3'),
-    'unequal pairs': (lambda: S.paired_bootstrap([1, 2], [1]), r'\(2,\) and \(1,\)'),
-    'infinite pair': (lambda: S.paired_bootstrap([np.inf, 2], [1, 2]), 'finite'),
-    'shapes for some': (lambda: S.score_subjects(cohort(), .7, shapes=[None]), '1 for 6'),
-    'sizes for some': (lambda: S.by_size([{}], 'dice', [], {}), '0 for 1'),
-    'healthy without brain': (lambda: S.false_area(V, 0 * V), 'brain mask is empty'),
-    'healthy of two shapes': (lambda: S.false_area(V, V[:2]), 'one shape'),
+    "shape": (lambda: S.dice(np.ones(3), np.ones((3, 1))), r"\(3,\) and \(3, 1\)"),
+    "labels": (lambda: S.dice([0, 2], [0, 1]), "holds 2"),
+    "nan mask": (lambda: S.dice([0, 1], [0, np.nan]), "truth must hold 0 and 1 only, but it holds nan"),
+    "no pixels": (lambda: S.dice([], []), "no pixels"),
+    "nan score": (lambda: S.auroc([0, np.nan, np.inf], [0, 1, 1]), "2 of 3 values"),
+    "score shape": (lambda: S.average_precision(np.ones(3), np.ones(4)), "one shape"),
+    "oracle of none": (lambda: S.best_threshold([], []), "at least one"),
+    "oracle of unequal lists": (lambda: S.best_threshold([V], []), "1 and 0"),
+    "bootstrap of none": (lambda: S.bootstrap_interval([]), "finite numbers"),
+    "bootstrap of nan": (lambda: S.bootstrap_interval([1, np.nan]), "finite numbers"),
+    "bootstrap level": (lambda: S.bootstrap_interval([1, 2], level=95), "0 < level < 1"),
+    "nan in the brain": (lambda: S.volume_protocol(V * np.nan, V, V), "finite"),
+    "volumes differ": (lambda: S.volume_protocol(V, V[:2], V), r"\(2, 3, 3\)"),
+    "a slice, no volume": (lambda: S.slice_protocol(V[0], V[0], V[0]), "x y z"),
+    "no brain": (lambda: S.volume_protocol(V, V, 0 * V), "brain mask is empty"),
+    "no such slice": (lambda: S.slice_protocol(V, V, V), "slices 0 to 2"),
+    "no slices": (lambda: S.slice_protocol(V, V, V, []), "slices 0 to 2"),
+    "no brain in the slices": (lambda: S.slice_protocol(V, 0 * V, np.eye(3)[0] * V, [2]), "holds no brain"),
+    "no subjects": (lambda: S.score_subjects([]), "no subjects"),
+    "protocol": (lambda: S.score_subjects(cohort(), protocol="patch"), "'patch'"),
+    "threshold": (lambda: S.score_subjects(cohort(), float("nan")), "finite or None"),
+    "no results": (lambda: S.format_table({}), "no results"),
+    "shapes differ": (lambda: S.assd(V, V[:2]), r"\(3, 3, 3\) and \(2, 3, 3\)"),
+    "flat masks": (lambda: S.hd95([1, 0], [0, 1]), "1 axes"),
+    "labels in a shape": (lambda: S.masd(2 * V, V), "holds 2"),
+    "no spacing": (lambda: S.assd(V, V, 0), "above 0, or 3 of them, but it is 0"),
+    "two spacings for three axes": (lambda: S.assd(V, V, (1, 2)), r"but it is \[1.0, 2.0\]"),
+    "spacing nan": (lambda: S.hd95(V, V, np.nan), "it is nan"),
+    "least": (lambda: S.lesion_recall(V, V, 1), "but it is 1"),
+    "other brain": (lambda: S.score_shapes(V, V, V[:2]), r"\(2, 3, 3\)"),
+    "labels in a brain": (lambda: S.score_shapes(V, V, 3 * V), "holds 3"),
+    "unequal pairs": (lambda: S.paired_bootstrap([1, 2], [1]), r"\(2,\) and \(1,\)"),
+    "infinite pair": (lambda: S.paired_bootstrap([np.inf, 2], [1, 2]), "finite"),
+    "shapes for some": (lambda: S.score_subjects(cohort(), 0.7, shapes=[None]), "1 for 6"),
+    "sizes for some": (lambda: S.by_size([{}], "dice", [], {}), "0 for 1"),
+    "healthy without brain": (lambda: S.false_area(V, 0 * V), "brain mask is empty"),
+    "healthy of two shapes": (lambda: S.false_area(V, V[:2]), "one shape"),
 }
 
 
-@pytest.mark.parametrize('what', BAD)
+@pytest.mark.parametrize("what", BAD)
 def test_bad_input_is_refused_in_one_sentence(what):
     call, words = BAD[what]
-    with pytest.raises(ValueError, match=words) as e: call()
-    assert '\n' not in str(e.value) and len(str(e.value)) < 250
+    with pytest.raises(ValueError, match=words) as e:
+        call()
+    assert "\n" not in str(e.value)
+    assert len(str(e.value)) < 250
 
 
 # ---- real patients (not in the repository)
 
-@pytest.mark.skipif(not REAL.is_dir(), reason='the real patients are not at hand (../shared/real)')
-@pytest.mark.parametrize('modality, sign, oracle, ap', [('flair', 1, .73, .81), ('t2', 1, .47, .42), ('t1', -1, .28, .19)])
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="the real patients are not at hand (../shared/real)")
+@pytest.mark.parametrize(
+    ("modality", "sign", "oracle", "ap"), [("flair", 1, 0.73, 0.81), ("t2", 1, 0.47, 0.42), ("t1", -1, 0.28, 0.19)]
+)
 def test_plain_threshold_on_real_patients(modality, sign, oracle, ap):
     "Eight tumour patients, slice protocol, each scaled by the median and interquartile range of its own volume, T1 taken as dark."
     import nibabel
+
     subjects = []
     for folder in sorted(REAL.iterdir()):
-        load = lambda what: np.asarray(nibabel.load(folder/f'{folder.name}_{what}.nii.gz').dataobj, np.float32)
-        v, lesion = load(modality), load('seg') > 0
+
+        def load(what):
+            return np.asarray(nibabel.load(folder / f"{folder.name}_{what}.nii.gz").dataobj, np.float32)
+
+        v, lesion = load(modality), load("seg") > 0
         low, median, high = np.percentile(v[v > 0], (25, 50, 75))
         subjects.append((folder.name, *S.slice_protocol(sign * (v - median) / (high - low), lesion, v > 0)))
-    found = S.score_subjects(subjects)['summary']
-    floor = S.score_subjects(S.everything_positive(subjects))['summary']
-    assert found['ap']['n'] == 8
-    assert found['dice_oracle']['mean'] == pytest.approx(oracle, abs=.02) and found['ap']['mean'] == pytest.approx(ap, abs=.02)
-    assert floor['dice_oracle']['mean'] == pytest.approx(.26, abs=.02) and floor['ap']['mean'] == pytest.approx(.16, abs=.02)
+    found = S.score_subjects(subjects)["summary"]
+    floor = S.score_subjects(S.everything_positive(subjects))["summary"]
+    assert found["ap"]["n"] == 8
+    assert found["dice_oracle"]["mean"] == pytest.approx(oracle, abs=0.02)
+    assert found["ap"]["mean"] == pytest.approx(ap, abs=0.02)
+    assert floor["dice_oracle"]["mean"] == pytest.approx(0.26, abs=0.02)
+    assert floor["ap"]["mean"] == pytest.approx(0.16, abs=0.02)

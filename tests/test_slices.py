@@ -1,50 +1,72 @@
 """Slices, sizes and splits: laws over random shapes, against other libraries, and every way a list can be written."""
+
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings, strategies as st
-
-from mmccd.data import Case
-from mmccd.slices import (areas, choose_slices, pad_square, read_list, resize, resize_axes, resize_back, resize_labels, resize_matrix, slice_places, split_from_lists,
-                          split_subjects, subject_of)
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from toy_cases import write_case
+
+from mmccd.cases.case import Case
+from mmccd.cases.subjects import read_list, split_from_lists, split_subjects, subject_of
+from mmccd.slices import (
+    areas,
+    choose_slices,
+    pad_square,
+    resize,
+    resize_axes,
+    resize_back,
+    resize_labels,
+    resize_matrix,
+    slice_places,
+)
 
 SPLITS = Path(__file__).resolve().parents[2] / "shared" / "splits"
 quick = settings(max_examples=30, deadline=None)
 
 
 def sentence(f, *args, **kw):
-    with pytest.raises(ValueError) as error: f(*args, **kw)
+    with pytest.raises(ValueError) as error:
+        f(*args, **kw)
     text = str(error.value)
     assert text.endswith(".") and "\n" not in text, text
     return text
 
 
-def case(brain, lesion=None, affine=np.diag([-1.0, -1, 1, 1])): return Case("Ann", {"flair": brain.astype(np.float32)}, affine, brain, lesion, None)
+def case(brain, lesion=None, affine=np.diag([-1.0, -1, 1, 1])):
+    return Case("Ann", {"flair": brain.astype(np.float32)}, affine, brain, lesion, None)
 
 
 # ------------------------------------------------------------------------------------------------- which slices
 def test_choose_by_place_brain_and_lesion():
-    brain = np.zeros((240, 240, 20), bool); brain[100:140, 100:150, 2:] = True       # 20 square centimetres
-    brain[100:110, 100:110, 1] = True                                                 # 1
-    lesion = np.zeros_like(brain); lesion[120, 120, 10:] = True
-    affine = np.diag([-1.0, -1, 1, 1]); affine[1:3, 3] = 239, 70
+    brain = np.zeros((240, 240, 20), bool)
+    brain[100:140, 100:150, 2:] = True  # 20 square centimetres
+    brain[100:110, 100:110, 1] = True  # 1
+    lesion = np.zeros_like(brain)
+    lesion[120, 120, 10:] = True
+    affine = np.diag([-1.0, -1, 1, 1])
+    affine[1:3, 3] = 239, 70
     c = case(brain, lesion, affine)
     assert slice_places(brain.shape, affine).tolist() == list(range(70, 90))
-    assert choose_slices(c) == list(range(2, 10)) and choose_slices(c, tumour_free=False) == list(range(2, 20))
-    assert choose_slices(c, range(75, 200)) == [5, 6, 7, 8, 9] and choose_slices(c, None, min_brain=0) == list(range(1, 10))
-    assert choose_slices(c, min_brain=20) == list(range(2, 10)) and choose_slices(c, min_brain=20.1) == []
+    assert choose_slices(c) == list(range(2, 10))
+    assert choose_slices(c, tumour_free=False) == list(range(2, 20))
+    assert choose_slices(c, range(75, 200)) == [5, 6, 7, 8, 9]
+    assert choose_slices(c, None, min_brain=0) == list(range(1, 10))
+    assert choose_slices(c, min_brain=20) == list(range(2, 10))
+    assert choose_slices(c, min_brain=20.1) == []
     assert "Ann has none of the slices 100 to 109: its own are 70 to 89" in sentence(choose_slices, c, range(100, 110))
     c.lesion = None
-    assert "it has no segmentation" in sentence(choose_slices, c) and choose_slices(c, tumour_free=False) == list(range(2, 20))
+    assert "it has no segmentation" in sentence(choose_slices, c)
+    assert choose_slices(c, tumour_free=False) == list(range(2, 20))
 
 
 def test_an_origin_that_is_not_that_of_brats():
     for origin in ((120, 120, -77), (0, 239, -5), (0, 0, 0)):
-        affine = np.diag([-1.0, -1, 1, 1]); affine[:3, 3] = origin
+        affine = np.diag([-1.0, -1, 1, 1])
+        affine[:3, 3] = origin
         assert slice_places((240, 240, 155), affine).tolist() == list(range(155)), origin
 
 
@@ -53,17 +75,20 @@ def test_no_slice_asked_for():
 
 
 def test_padding_of_another_background():
-    x = torch.full((1, 1, 10, 6), -3.)
-    assert (resize(x, 5, -3.) == -3).all() and (resize(x, 5) == -1).any()
+    x = torch.full((1, 1, 10, 6), -3.0)
+    assert (resize(x, 5, -3.0) == -3).all()
+    assert (resize(x, 5) == -1).any()
 
 
 def test_other_grids_use_indices_and_their_own_voxels():
-    affine = np.diag([-2.0, -3, 1.5, 1]); affine[2, 3] = -72
+    affine = np.diag([-2.0, -3, 1.5, 1])
+    affine[2, 3] = -72
     brain = np.ones((50, 60, 4), bool)
     assert slice_places(brain.shape, affine).tolist() == [0, 1, 2, 3]
     assert np.allclose(areas(brain, affine), 50 * 60 * 6 / 100)
-    turn = np.eye(4); turn[:2, :2] = [[0.6, -0.8], [0.8, 0.6]]
-    assert np.allclose(areas(brain, turn), 30)                                        # a tilted grid has the same area
+    turn = np.eye(4)
+    turn[:2, :2] = [[0.6, -0.8], [0.8, 0.6]]
+    assert np.allclose(areas(brain, turn), 30)  # a tilted grid has the same area
 
 
 # ------------------------------------------------------------------------------------------------- sizes
@@ -71,10 +96,12 @@ def test_other_grids_use_indices_and_their_own_voxels():
 @given(n=st.integers(2, 200), size=st.integers(2, 200))
 def test_matrix(n, size):
     w = resize_matrix(n, size)
-    assert w.shape == (size, n) and (w >= 0).all()
+    assert w.shape == (size, n)
+    assert (w >= 0).all()
     torch.testing.assert_close(w.sum(1), torch.ones(size))
-    if size <= n: torch.testing.assert_close(w.sum(0), torch.full((n,), size / n))   # every old pixel counts the same
-    torch.testing.assert_close(w.flip(0, 1), w)                                       # no side is preferred
+    if size <= n:
+        torch.testing.assert_close(w.sum(0), torch.full((n,), size / n))  # every old pixel counts the same
+    torch.testing.assert_close(w.flip(0, 1), w)  # no side is preferred
 
 
 @quick
@@ -82,28 +109,38 @@ def test_matrix(n, size):
 def test_resize_and_back(h, w, size, seed):
     x = torch.randn(2, 3, h, w, generator=torch.Generator().manual_seed(seed))
     small = resize(x, size)
-    assert small.shape == (2, 3, size, size) and resize_back(small, (h, w)).shape == x.shape
-    assert torch.equal(resize_back(pad_square(x), (h, w)), x) and torch.equal(resize(x, max(h, w)), pad_square(x))
+    assert small.shape == (2, 3, size, size)
+    assert resize_back(small, (h, w)).shape == x.shape
+    assert torch.equal(resize_back(pad_square(x), (h, w)), x)
+    assert torch.equal(resize(x, max(h, w)), pad_square(x))
     background = torch.full((1, 1, h, w), -1.0)
     torch.testing.assert_close(resize(background, size), torch.full((1, 1, size, size), -1.0))
     torch.testing.assert_close(resize_back(resize(background, size), (h, w)), background)
-    torch.testing.assert_close(resize(x.flip(-1), size).flip(-1), small, atol=1e-5, rtol=1e-4) if (h - w) % 2 == 0 else None
+    torch.testing.assert_close(resize(x.flip(-1), size).flip(-1), small, atol=1e-5, rtol=1e-4) if (
+        h - w
+    ) % 2 == 0 else None
     torch.testing.assert_close(resize(x[1:], size), small[1:], atol=1e-6, rtol=1e-5)  # alone as in a batch
 
 
-@pytest.mark.parametrize("n, k", [(64, 2), (96, 3), (60, 4)])
+@pytest.mark.parametrize(("n", "k"), [(64, 2), (96, 3), (60, 4)])
 def test_against_torch(n, k):
     x = torch.randn(1, 2, n, n)
     torch.testing.assert_close(resize(x, n // k), F.interpolate(x, (n // k, n // k), mode="area"))
-    torch.testing.assert_close(resize(x, n * k), F.interpolate(x, (n * k, n * k), mode="bilinear"), atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(resize(x, n + 7), F.interpolate(x, (n + 7, n + 7), mode="bilinear"), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        resize(x, n * k), F.interpolate(x, (n * k, n * k), mode="bilinear"), atol=1e-4, rtol=1e-4
+    )
+    torch.testing.assert_close(
+        resize(x, n + 7), F.interpolate(x, (n + 7, n + 7), mode="bilinear"), atol=1e-4, rtol=1e-4
+    )
 
 
 def test_shrinking_is_a_mean_over_the_area():
     "Against brute force: each old pixel cut into 16 x 16 parts."
     x = torch.randn(1, 1, 15, 15)
-    parts = x.repeat_interleave(16, 2).repeat_interleave(16, 3)                       # 240
-    torch.testing.assert_close(resize(x, 8), parts.unfold(2, 30, 30).unfold(3, 30, 30).mean((-1, -2)), atol=1e-5, rtol=1e-4)
+    parts = x.repeat_interleave(16, 2).repeat_interleave(16, 3)  # 240
+    torch.testing.assert_close(
+        resize(x, 8), parts.unfold(2, 30, 30).unfold(3, 30, 30).mean((-1, -2)), atol=1e-5, rtol=1e-4
+    )
 
 
 # ------------------------------------------------------------------------------------------------- labels
@@ -113,10 +150,16 @@ def disc(side, radius, y, x):
 
 
 @quick
-@given(size=st.sampled_from([32, 64, 96, 128, 200, 240, 256, 320]), radius=st.floats(5, 15), dy=st.floats(-9, 9), dx=st.floats(-9, 9))
+@given(
+    size=st.sampled_from([32, 64, 96, 128, 200, 240, 256, 320]),
+    radius=st.floats(5, 15),
+    dy=st.floats(-9, 9),
+    dx=st.floats(-9, 9),
+)
 def test_a_disc_keeps_its_area(size, radius, dy, dx):
     m = disc(240, radius * 240 / size, 120 + dy, 120 + dx)
-    if m[..., 0, :].any() or m[..., 0].any(): return                                  # cut by the border
+    if m[..., 0, :].any() or m[..., 0].any():
+        return  # cut by the border
     got, wanted = int(resize_labels(m, size).sum()), float(m.sum()) * (size / 240) ** 2
     assert abs(got / wanted - 1) < 0.03
     share = resize_axes(m.float(), size, size)
@@ -126,10 +169,15 @@ def test_a_disc_keeps_its_area(size, radius, dy, dx):
 @quick
 @given(seed=st.integers(0, 999), h=st.integers(8, 50), w=st.integers(8, 50), size=st.integers(8, 60))
 def test_any_mask_keeps_its_area_to_half_a_pixel(seed, h, w, size):
-    m = torch.rand(3, 1, h, w, generator=torch.Generator().manual_seed(seed)) > torch.tensor([0.1, 0.5, 0.95]).view(3, 1, 1, 1)
+    m = torch.rand(3, 1, h, w, generator=torch.Generator().manual_seed(seed)) > torch.tensor([0.1, 0.5, 0.95]).view(
+        3, 1, 1, 1
+    )
     got, wanted = resize_labels(m, size).sum((1, 2, 3)), m.sum((1, 2, 3)) * (size / max(h, w)) ** 2
-    assert got.dtype == torch.int64 and resize_labels(m, size).dtype == torch.bool
-    reach = (resize_axes(pad_square(m.float(), 0.0), size, size) * 1e4 >= 0.5).sum((1, 2, 3))  # an enlarged dot reaches no further than linear growing spreads it
+    assert got.dtype == torch.int64
+    assert resize_labels(m, size).dtype == torch.bool
+    reach = (resize_axes(pad_square(m.float(), 0.0), size, size) * 1e4 >= 0.5).sum(
+        (1, 2, 3)
+    )  # an enlarged dot reaches no further than linear growing spreads it
     assert ((got - torch.minimum(wanted, reach.double())).abs() <= 0.51).all()
     assert torch.equal(torch.cat([resize_labels(a[None], size) for a in m]), resize_labels(m, size))
 
@@ -147,45 +195,89 @@ def test_what_the_published_code_does():
 def test_split(n, seed, order):
     ids = [f"p{i}" for i in range(n)] + ["p0_healthy_twin"]
     parts = split_subjects(ids, 0.2, 0.2, seed)
-    shuffled = list(ids); order.shuffle(shuffled)
+    shuffled = list(ids)
+    order.shuffle(shuffled)
     assert split_subjects(shuffled + shuffled, 0.2, 0.2, seed) == parts
-    assert sorted(sum(parts.values(), [])) == sorted(ids) and all(parts.values()) and all(p == sorted(p) for p in parts.values())
+    assert sorted(sum(parts.values(), [])) == sorted(ids)
+    assert all(parts.values())
+    assert all(p == sorted(p) for p in parts.values())
     people = [{subject_of(i) for i in p} for p in parts.values()]
     assert len(set.union(*people)) == sum(map(len, people)) == n
     assert len(people[1]) == len(people[2]) == max(1, round(0.2 * n))
 
 
 def test_small_sets():
-    assert [len(p) for p in split_subjects("ab").values()] == [1, 1, 0] and [len(p) for p in split_subjects("a", val=0).values()] == [1, 0, 0]
+    assert [len(p) for p in split_subjects("ab").values()] == [1, 1, 0]
+    assert [len(p) for p in split_subjects("a", val=0).values()] == [1, 0, 0]
     assert [len(p) for p in split_subjects("abcde", 2, 1).values()] == [2, 2, 1]
-    for bad in (("a",), ("",), ("ab", 1, 1), ("ab", 0.1, 0.1), ("abc", 1.5), ("abc", -0.1), ("abc", 7)): sentence(split_subjects, *bad)
+    for bad in (("a",), ("",), ("ab", 1, 1), ("ab", 0.1, 0.1), ("abc", 1.5), ("abc", -0.1), ("abc", 7)):
+        sentence(split_subjects, *bad)
 
 
-@pytest.mark.parametrize("id, subject", [("BraTS-GLI-00005-101", "BraTS-GLI-00005"), ("BraTS2021_00005", "BraTS2021_00005"), ("sub-01_ses-2_T1w", "sub-01_T1w"),
-                                         ("sub-01_ses-2", "sub-01"), ("phantom1-glioma-s0-003_healthy_twin", "phantom1-glioma-s0-003"), ("phantom1-glioma-s0-003", "phantom1-glioma-s0-003")])
-def test_subjects(id, subject): assert subject_of(id) == subject
+@pytest.mark.parametrize(
+    ("id", "subject"),
+    [
+        ("BraTS-GLI-00005-101", "BraTS-GLI-00005"),
+        ("BraTS2021_00005", "BraTS2021_00005"),
+        ("sub-01_ses-2_T1w", "sub-01_T1w"),
+        ("sub-01_ses-2", "sub-01"),
+        ("phantom1-glioma-s0-003_healthy_twin", "phantom1-glioma-s0-003"),
+        ("phantom1-glioma-s0-003", "phantom1-glioma-s0-003"),
+    ],
+)
+def test_subjects(id, subject):
+    assert subject_of(id) == subject
 
 
-@pytest.mark.parametrize("content", [b"a\nb\nc\n", b"a\nb\nc", b"a\r\nb\r\nc\r\n", b"\xef\xbb\xbfa\nb\nc\n", b"\n\na \n\n\tb\n# d\n#e\nc\n\n", b"a\rb\rc"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"a\nb\nc\n",
+        b"a\nb\nc",
+        b"a\r\nb\r\nc\r\n",
+        b"\xef\xbb\xbfa\nb\nc\n",
+        b"\n\na \n\n\tb\n# d\n#e\nc\n\n",
+        b"a\rb\rc",
+    ],
+)
 def test_lists(tmp_path, content):
     (tmp_path / "l.txt").write_bytes(content)
     assert read_list(tmp_path / "l.txt") == ["a", "b", "c"]
 
 
 def test_lists_that_are_wrong(tmp_path):
-    for name, content, words in [("twice", b"a\nb\na\n", "a is in it twice"), ("none", b"# x\n\n", "no name"), ("utf16", "a\n".encode("utf-16"), "not plain text"), ("gz", b"\x1f\x8b\x08\xff", "not plain text")]:
+    for name, content, words in [
+        ("twice", b"a\nb\na\n", "a is in it twice"),
+        ("none", b"# x\n\n", "no name"),
+        ("utf16", "a\n".encode("utf-16"), "not plain text"),
+        ("gz", b"\x1f\x8b\x08\xff", "not plain text"),
+    ]:
         (tmp_path / name).write_bytes(content)
         text = sentence(read_list, tmp_path / name)
-        assert words in text and str(tmp_path / name) in text
-    assert "no such file" in sentence(read_list, tmp_path / "gone") and "no such file" in sentence(read_list, tmp_path)
+        assert words in text
+        assert str(tmp_path / name) in text
+    assert "no such file" in sentence(read_list, tmp_path / "gone")
+    assert "no such file" in sentence(read_list, tmp_path)
 
 
 def test_split_from_lists(tmp_path):
-    for name, content in dict(train="a\nb\n", val="c\n", test="d\n", again="b\n", twin="a_healthy_twin\n").items(): (tmp_path / name).write_text(content)
-    files = lambda *names: {n: tmp_path / n for n in names}
-    assert split_from_lists("dcbaxyz", **files("train", "val", "test")) == {"train": ["a", "b"], "val": ["c"], "test": ["d"]}
-    assert "b is in the list for train and in that for again" in sentence(split_from_lists, "abcd", **files("train", "again"))
-    assert "a is in the list for train and in that for twin" in sentence(split_from_lists, ["a", "b", "a_healthy_twin"], **files("train", "twin"))
+    for name, content in dict(train="a\nb\n", val="c\n", test="d\n", again="b\n", twin="a_healthy_twin\n").items():
+        (tmp_path / name).write_text(content)
+
+    def files(*names):
+        return {n: tmp_path / n for n in names}
+
+    assert split_from_lists("dcbaxyz", **files("train", "val", "test")) == {
+        "train": ["a", "b"],
+        "val": ["c"],
+        "test": ["d"],
+    }
+    assert "b is in the list for train and in that for again" in sentence(
+        split_from_lists, "abcd", **files("train", "again")
+    )
+    assert "a is in the list for train and in that for twin" in sentence(
+        split_from_lists, ["a", "b", "a_healthy_twin"], **files("train", "twin")
+    )
     assert "1 name in the lists has no case, such as b" in sentence(split_from_lists, "acd", **files("train", "val"))
     assert "2 names in the lists have no case" in sentence(split_from_lists, "ad", **files("train", "val"))
     assert split_from_lists("ad", partial=True, **files("train", "val")) == {"train": ["a"], "val": []}
@@ -195,10 +287,16 @@ def test_split_from_lists(tmp_path):
 def test_the_published_lists():
     parts = {n: read_list(SPLITS / f"mmccd_{n}.txt") for n in ("train", "test", "unused")}
     assert {n: len(p) for n, p in parts.items()} == {"train": 974, "test": 139, "unused": 138}
-    whole = split_from_lists(sum(parts.values(), []), train=SPLITS / "mmccd_train.txt", val=SPLITS / "mmccd_unused.txt", test=SPLITS / "mmccd_test.txt")
+    whole = split_from_lists(
+        sum(parts.values(), []),
+        train=SPLITS / "mmccd_train.txt",
+        val=SPLITS / "mmccd_unused.txt",
+        test=SPLITS / "mmccd_test.txt",
+    )
     assert sum(map(len, whole.values())) == 1251
 
 
 def test_a_case_from_files(tmp_path):
     c = Case.load(write_case(tmp_path, "a"))
-    assert choose_slices(c, None, False, 0) == list(range(10)) and set(choose_slices(c, None, True, 0)) == set(range(10)) - set(np.flatnonzero(c.lesion.any((0, 1))))
+    assert choose_slices(c, None, False, 0) == list(range(10))
+    assert set(choose_slices(c, None, True, 0)) == set(range(10)) - set(np.flatnonzero(c.lesion.any((0, 1))))

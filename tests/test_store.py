@@ -1,29 +1,33 @@
 """The store: the same from everywhere, whole or not there, and one sentence for what goes wrong."""
+
 import json
 import os
 import random
-import signal
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 from unittest import mock
 
+import mmccd.store as store_module
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
 import zarr
-
-import mmccd.store as store_module
-from mmccd.cli import main
-from mmccd.data import Case
-from mmccd.intensity import DEFAULT, METHODS
-from mmccd.phantom import make_phantom, write_phantom
-from mmccd.slices import MIN_BRAIN, resize, resize_labels
-from mmccd.store import Phantoms, SliceDataset, SliceStore, case_arrays, make_recipe, prepare, read_records, read_store, scaled_slices, workers
 from toy_cases import AFFINE, tree, volumes, write_case
+
+from mmccd.cases.case import Case
+from mmccd.cases.phantoms import Phantoms, write_phantom
+from mmccd.cases.prepare import case_arrays, make_recipe, prepare, scaled_slices, workers
+from mmccd.cases.store import SliceDataset, SliceStore, read_records, read_store
+from mmccd.cli import options, prepare
+from mmccd.cli.app import main
+from mmccd.intensity import DEFAULT, METHODS
+from mmccd.phantom import make_phantom
+from mmccd.slices import MIN_BRAIN, resize, resize_labels
 
 SMALL = dict(slices=None, size=16, progress=False, min_brain=1.0)
 TWO = Phantoms(healthy=1, glioma=1, seed=3)
@@ -32,12 +36,14 @@ TWO = Phantoms(healthy=1, glioma=1, seed=3)
 @pytest.fixture
 def raw(tmp_path):
     "Four toy cases with two modalities; the last is healthy."
-    for i in range(4): write_case(tmp_path / "raw", f"c{i}", ("flair", "t2"), seed=i, lesion=i < 3)
+    for i in range(4):
+        write_case(tmp_path / "raw", f"c{i}", ("flair", "t2"), seed=i, lesion=i < 3)
     return tmp_path / "raw"
 
 
 def sentence(f, *args, **kw):
-    with pytest.raises(ValueError) as error: f(*args, **kw)
+    with pytest.raises(ValueError) as error:
+        f(*args, **kw)
     text = str(error.value)
     assert text.endswith(".") and "\n" not in text, text
     return text
@@ -45,12 +51,18 @@ def sentence(f, *args, **kw):
 
 def wait_for_a_record(place, run):
     "Until a first case counts, or the process has ended."
-    while not any('"rows"' in p.read_text() for p in Path(place).glob("phantom*/zarr.json")) and run.poll() is None: time.sleep(0.05)
+    while not any('"rows"' in p.read_text() for p in Path(place).glob("phantom*/zarr.json")) and run.poll() is None:
+        time.sleep(0.05)
 
 
 def contents(place):
     records = read_records(place)
-    arrays = {f"{i}/{n}": zarr.open_array(str(place), path=f"{i}/{n}", mode="r")[:].tobytes() for i, r in records.items() if r["rows"] for n in ("images", "masks")}
+    arrays = {
+        f"{i}/{n}": zarr.open_array(str(place), path=f"{i}/{n}", mode="r")[:].tobytes()
+        for i, r in records.items()
+        if r["rows"]
+        for n in ("images", "masks")
+    }
     return {i: r["rows"] for i, r in records.items()}, arrays
 
 
@@ -58,8 +70,14 @@ def contents(place):
 def test_through_nifti_and_from_memory(tmp_path):
     "A phantom straight into a store is the phantom written, read and prepared; by processes or without."
     slices = range(78, 82)
-    for kind in ("healthy", "glioma"): write_phantom(make_phantom(kind, 3, 0, slices), tmp_path / "raw")
-    for name, source, jobs in [("files", tmp_path / "raw", 1), ("memory", TWO, 1), ("jobs", TWO, 2), ("files2", tmp_path / "raw", 2)]:
+    for kind in ("healthy", "glioma"):
+        write_phantom(make_phantom(kind, 3, 0, slices), tmp_path / "raw")
+    for name, source, jobs in [
+        ("files", tmp_path / "raw", 1),
+        ("memory", TWO, 1),
+        ("jobs", TWO, 2),
+        ("files2", tmp_path / "raw", 2),
+    ]:
         done = prepare(source, tmp_path / name, size=32, slices=slices, jobs=jobs, progress=False)
         assert (done["new"], done["kept"], done["failed"], done["slices"]) == (2, 0, [], 8)
     first = contents(tmp_path / "files")
@@ -70,12 +88,21 @@ def test_through_nifti_and_from_memory(tmp_path):
 def test_whole_heads_and_parts(tmp_path):
     "Brightness over a whole head and over two slices differ, so the recipe says which."
     heads = []
-    with mock.patch("mmccd.store.make_phantom", side_effect=lambda kind, seed, i, slices, twin: heads.append(slices) or make_phantom(kind, seed, i, slices or range(76, 84), twin=twin)):
-        for whole in (False, True): prepare(Phantoms(healthy=1, whole=whole), tmp_path / str(whole), slices=range(80, 82), size=16)
+    with mock.patch(
+        "mmccd.store.make_phantom",
+        side_effect=lambda kind, seed, i, slices, twin: (
+            heads.append(slices) or make_phantom(kind, seed, i, slices or range(76, 84), twin=twin)
+        ),
+    ):
+        for whole in (False, True):
+            prepare(Phantoms(healthy=1, whole=whole), tmp_path / str(whole), slices=range(80, 82), size=16)
     assert heads == [range(80, 82), None]
     a, b = (SliceStore(tmp_path / str(w)) for w in (False, True))
-    assert [r.place for r in a.table] == [r.place for r in b.table] == [80, 81] and a.recipe["phantom"]["whole"] is False
-    assert "not of phantoms" in sentence(prepare, Phantoms(healthy=1, whole=True), tmp_path / "False", slices=range(80, 82), size=16)
+    assert [r.place for r in a.table] == [r.place for r in b.table] == [80, 81]
+    assert a.recipe["phantom"]["whole"] is False
+    assert "not of phantoms" in sentence(
+        prepare, Phantoms(healthy=1, whole=True), tmp_path / "False", slices=range(80, 82), size=16
+    )
 
 
 def test_values(raw, tmp_path):
@@ -86,15 +113,20 @@ def test_values(raw, tmp_path):
         for m in ("flair", "t2"):
             torch.testing.assert_close(got[m], resize(case.slices(m, row.index), 16), rtol=2**-10, atol=1e-4)
             assert got[m].dtype == torch.float32
-        assert torch.equal(got["brain"], resize_labels(case.brain_slices(row.index), 16)) and torch.equal(got["lesion"], resize_labels(case.lesion_slices(row.index), 16))
-        assert row.brain_cm2 == round(case.brain[:, :, row.index].sum() * 0.01, 2) and row.lesion_cm2 == round(case.lesion[:, :, row.index].sum() * 0.01, 2)
-    assert len(data) == 40 and list(data.batch([0])) == ["flair", "t2", "brain", "lesion"]
+        assert torch.equal(got["brain"], resize_labels(case.brain_slices(row.index), 16))
+        assert torch.equal(got["lesion"], resize_labels(case.lesion_slices(row.index), 16))
+        assert row.brain_cm2 == round(case.brain[:, :, row.index].sum() * 0.01, 2)
+        assert row.lesion_cm2 == round(case.lesion[:, :, row.index].sum() * 0.01, 2)
+    assert len(data) == 40
+    assert list(data.batch([0])) == ["flair", "t2", "brain", "lesion"]
 
 
 @pytest.mark.parametrize("method", [*METHODS, "published"])
 def test_every_normalisation(raw, tmp_path, method):
     case = Case.load(raw / "c0")
-    torch.testing.assert_close(scaled_slices(case, "t2", [2, 7, 3], method), case.slices("t2", [2, 7, 3], method), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(
+        scaled_slices(case, "t2", [2, 7, 3], method), case.slices("t2", [2, 7, 3], method), rtol=1e-6, atol=1e-6
+    )
     assert prepare(raw, tmp_path / "s", normalisation=method, **SMALL)["recipe"]["normalisation"] == method
 
 
@@ -105,7 +137,8 @@ def test_turned_cases(tmp_path):
         image = nib.load(p)
         (tmp_path / "turned/a").mkdir(parents=True, exist_ok=True)
         nib.save(nib.as_closest_canonical(image), tmp_path / "turned/a" / p.name)
-    for n in ("raw", "turned"): prepare(tmp_path / n, tmp_path / f"{n}.zarr", **SMALL)
+    for n in ("raw", "turned"):
+        prepare(tmp_path / n, tmp_path / f"{n}.zarr", **SMALL)
     assert contents(tmp_path / "raw.zarr") == contents(tmp_path / "turned.zarr")
 
 
@@ -115,13 +148,26 @@ def test_a_second_call_goes_on(raw, tmp_path):
     before = tree(tmp_path / "s/c0")
     assert first["new"] == 1
     done = prepare(raw, tmp_path / "s", **SMALL)
-    assert (done["new"], done["kept"], done["cases"]) == (3, 1, 4) and tree(tmp_path / "s/c0") == before
+    assert (done["new"], done["kept"], done["cases"]) == (3, 1, 4)
+    assert tree(tmp_path / "s/c0") == before
     prepare(raw, tmp_path / "other", **SMALL)
     assert contents(tmp_path / "s") == contents(tmp_path / "other")
-    with mock.patch("mmccd.store.case_arrays", side_effect=AssertionError): assert prepare(raw, tmp_path / "s", **SMALL)["kept"] == 4
+    with mock.patch("mmccd.store.case_arrays", side_effect=AssertionError):
+        assert prepare(raw, tmp_path / "s", **SMALL)["kept"] == 4
 
 
-@pytest.mark.parametrize("other", [dict(size=32), dict(slices=range(2, 5)), dict(modalities=["flair"]), dict(tumour_free=True), dict(min_brain=2.0), dict(healthy=True), dict(normalisation="median_iqr")])
+@pytest.mark.parametrize(
+    "other",
+    [
+        dict(size=32),
+        dict(slices=range(2, 5)),
+        dict(modalities=["flair"]),
+        dict(tumour_free=True),
+        dict(min_brain=2.0),
+        dict(healthy=True),
+        dict(normalisation="median_iqr"),
+    ],
+)
 def test_another_recipe_is_refused(raw, tmp_path, other):
     prepare(raw, tmp_path / "s", **SMALL)
     before = tree(tmp_path / "s")
@@ -133,13 +179,15 @@ def test_another_case_of_the_same_name(raw, tmp_path):
     prepare(raw, tmp_path / "s", **SMALL)
     other = write_case(tmp_path / "elsewhere", "c0", ("flair", "t2"), seed=77)
     done = prepare(other, tmp_path / "s", **SMALL)
-    assert done["new"] == 0 and "c0 is in the store already" in done["failed"][0]["error"]
-    shutil.rmtree(raw / "c1")                                                         # raw data may be gone
+    assert done["new"] == 0
+    assert "c0 is in the store already" in done["failed"][0]["error"]
+    shutil.rmtree(raw / "c1")  # raw data may be gone
     assert prepare(raw, tmp_path / "s", **SMALL)["cases"] == 4
 
 
 def test_version_alone_is_no_other_recipe(raw, tmp_path):
-    with mock.patch("mmccd.store.__version__", "0.0.1"): prepare(raw / "c0", tmp_path / "s", **SMALL)
+    with mock.patch("mmccd.store.__version__", "0.0.1"):
+        prepare(raw / "c0", tmp_path / "s", **SMALL)
     assert prepare(raw, tmp_path / "s", **SMALL)["new"] == 3
     assert {r["mmccd"] for r in read_records(tmp_path / "s").values()} == {"0.0.1", store_module.__version__}
 
@@ -158,35 +206,48 @@ s.prepare(sys.argv[1], sys.argv[2], slices=None, size=64, min_brain=1., progress
 
 def test_sigkill(tmp_path):
     "Killed at random moments, again and again; what is there is whole, and in the end all is as if nothing had happened."
-    for i in range(8): write_case(tmp_path / "raw", f"c{i}", ("flair", "t2"), seed=i)
+    for i in range(8):
+        write_case(tmp_path / "raw", f"c{i}", ("flair", "t2"), seed=i)
     options = SMALL | dict(size=64)
     prepare(tmp_path / "raw", tmp_path / "calm", **options)
     whole, rng, kills = contents(tmp_path / "calm"), random.Random(0), 0
     for _ in range(4):
-        run = subprocess.Popen([sys.executable, "-c", SCRIPT, tmp_path / "raw", tmp_path / "s"], stdout=subprocess.PIPE, text=True)
-        run.stdout.readline()                                                          # the first write begins
+        run = subprocess.Popen(
+            [sys.executable, "-c", SCRIPT, tmp_path / "raw", tmp_path / "s"], stdout=subprocess.PIPE, text=True
+        )
+        run.stdout.readline()  # the first write begins
         time.sleep(rng.uniform(0, 0.15))
-        run.kill(); run.wait()
+        run.kill()
+        run.wait()
         kills += run.returncode == -signal.SIGKILL
-        if not (tmp_path / "s/zarr.json").exists(): continue
+        if not (tmp_path / "s/zarr.json").exists():
+            continue
         rows, arrays = contents(tmp_path / "s")
-        assert rows.items() <= whole[0].items() and arrays.items() <= whole[1].items()
+        assert rows.items() <= whole[0].items()
+        assert arrays.items() <= whole[1].items()
     assert kills
     prepare(tmp_path / "raw", tmp_path / "s", **options)
     assert contents(tmp_path / "s") == whole
 
 
 def test_workers_die_with_their_parent(tmp_path):
-    script = "from mmccd.store import *\nif __name__ == '__main__': prepare(Phantoms(healthy=40), {!r}, slices=range(80, 81), size=16, jobs=2, progress=False)".format(str(tmp_path / "s"))
+    script = "from mmccd.store import *\nif __name__ == '__main__': prepare(Phantoms(healthy=40), {!r}, slices=range(80, 81), size=16, jobs=2, progress=False)".format(
+        str(tmp_path / "s")
+    )
     (tmp_path / "run.py").write_text(script)
     run = subprocess.Popen([sys.executable, tmp_path / "run.py"], start_new_session=True, stderr=subprocess.PIPE)
     wait_for_a_record(tmp_path / "s", run)
-    run.kill(); run.wait()
+    run.kill()
+    run.wait()
     for _ in range(100):
-        try: os.killpg(run.pid, 0)
-        except ProcessLookupError: break
+        try:
+            os.killpg(run.pid, 0)
+        except ProcessLookupError:
+            break
         time.sleep(0.1)
-    else: os.killpg(run.pid, signal.SIGKILL); pytest.fail("workers outlived their parent")
+    else:
+        os.killpg(run.pid, signal.SIGKILL)
+        pytest.fail("workers outlived their parent")
     assert 0 < len(read_records(tmp_path / "s")) < 40
 
 
@@ -196,23 +257,28 @@ def test_half_a_case_does_not_count(raw, tmp_path):
     meta = json.loads((tmp_path / "s/c1/zarr.json").read_text())
     (tmp_path / "s/c1/zarr.json").write_text(json.dumps(meta | {"attributes": {}}))
     (tmp_path / "s/c1/images/c/0/0/0/0").write_bytes(b"half")
-    shutil.rmtree(tmp_path / "s/c2/masks"); (tmp_path / "s/c2/zarr.json").unlink()
+    shutil.rmtree(tmp_path / "s/c2/masks")
+    (tmp_path / "s/c2/zarr.json").unlink()
     assert list(read_records(tmp_path / "s")) == ["c0", "c3"] == SliceStore(tmp_path / "s").ids
-    assert prepare(raw, tmp_path / "s", **SMALL)["new"] == 2 and contents(tmp_path / "s") == whole
+    assert prepare(raw, tmp_path / "s", **SMALL)["new"] == 2
+    assert contents(tmp_path / "s") == whole
 
 
 # ------------------------------------------------------------------------------------------------- bad cases, bad places
 def test_the_smallest_lesion_is_a_lesion(tmp_path):
     "One voxel of a fine grid is far less than a hundredth of a square centimetre."
-    write_case(tmp_path / "raw", "a", ("flair", "t2"), lesion=False, affine=np.diag([-.5, -.5, 1, 1]))
+    write_case(tmp_path / "raw", "a", ("flair", "t2"), lesion=False, affine=np.diag([-0.5, -0.5, 1, 1]))
     path = tmp_path / "raw/a/a_seg.nii.gz"
-    labels = np.zeros((24, 28, 10), np.uint8); labels[12, 14, 5] = 1
-    nib.save(nib.Nifti1Image(labels, np.diag([-.5, -.5, 1, 1])), path)
-    prepare(tmp_path / "raw", tmp_path / "s", **SMALL | dict(size=28, min_brain=0.))
+    labels = np.zeros((24, 28, 10), np.uint8)
+    labels[12, 14, 5] = 1
+    nib.save(nib.Nifti1Image(labels, np.diag([-0.5, -0.5, 1, 1])), path)
+    prepare(tmp_path / "raw", tmp_path / "s", **SMALL | dict(size=28, min_brain=0.0))
     store = SliceStore(tmp_path / "s")
     assert [r.lesion_cm2 > 0 for r in store.table].count(True) == 1
     free, everything = store.dataset(tumour_free=True), store.dataset(tumour_free=False)
-    assert len(everything) == len(free) + 1 and not free.batch(range(len(free)))["lesion"].any() and everything.batch(range(len(everything)))["lesion"].any()
+    assert len(everything) == len(free) + 1
+    assert not free.batch(range(len(free)))["lesion"].any()
+    assert everything.batch(range(len(everything)))["lesion"].any()
 
 
 def test_a_record_that_a_power_cut_left_empty(raw, tmp_path):
@@ -222,18 +288,23 @@ def test_a_record_that_a_power_cut_left_empty(raw, tmp_path):
         (tmp_path / "s/c1/zarr.json").write_text(text)
         assert list(read_records(tmp_path / "s")) == ["c0", "c2", "c3"]
         done = prepare(raw, tmp_path / "s", **SMALL)
-        assert (done["new"], done["kept"], done["failed"]) == (1, 3, []) and contents(tmp_path / "s") == whole
+        assert (done["new"], done["kept"], done["failed"]) == (1, 3, [])
+        assert contents(tmp_path / "s") == whole
 
 
 def test_a_finished_case_that_lost_a_file(raw, tmp_path):
     prepare(raw, tmp_path / "s", **SMALL)
-    (raw / "c1/c1_t2.nii.gz").unlink(); write_case(raw, "c4", ("flair", "t2"), seed=9)
+    (raw / "c1/c1_t2.nii.gz").unlink()
+    write_case(raw, "c4", ("flair", "t2"), seed=9)
     done = prepare(raw, tmp_path / "s", **SMALL)
-    assert [f["id"] for f in done["failed"]] == ["c1"] and "t2" in done["failed"][0]["error"] and done["new"] == 1
+    assert [f["id"] for f in done["failed"]] == ["c1"]
+    assert "t2" in done["failed"][0]["error"]
+    assert done["new"] == 1
 
 
 def test_names_that_no_store_can_hold(tmp_path):
-    for id in ("zarr.json", ".a", "a\\b"): write_case(tmp_path / "raw", id, ("flair",))
+    for id in ("zarr.json", ".a", "a\\b"):
+        write_case(tmp_path / "raw", id, ("flair",))
     write_case(tmp_path / "raw", "fine", ("flair",))
     done = prepare(tmp_path / "raw", tmp_path / "s", **SMALL)
     assert done["new"] == 1 and all("rename it" in f["error"] for f in done["failed"]), done["failed"]
@@ -241,31 +312,40 @@ def test_names_that_no_store_can_hold(tmp_path):
 
 def test_a_damaged_case_is_named_and_mended(raw, tmp_path):
     import shutil
+
     prepare(raw, tmp_path / "s", **SMALL)
     whole = contents(tmp_path / "s")
     chunk = next(p for p in (tmp_path / "s/c1/images").rglob("*") if p.is_file() and p.name != "zarr.json")
     chunk.write_bytes(chunk.read_bytes()[:40])
     text = sentence(SliceStore(tmp_path / "s").dataset, tumour_free=False)
-    assert "c1" in text and "damaged" in text and "prepare it again" in text
+    assert "c1" in text
+    assert "damaged" in text
+    assert "prepare it again" in text
     shutil.rmtree(tmp_path / "s/c1")
-    assert prepare(raw, tmp_path / "s", **SMALL)["new"] == 1 and contents(tmp_path / "s") == whole
-    shutil.rmtree(tmp_path / "s/c2/images")                                     # such a case does not count
-    assert prepare(raw, tmp_path / "s", **SMALL)["new"] == 1 and contents(tmp_path / "s") == whole
+    assert prepare(raw, tmp_path / "s", **SMALL)["new"] == 1
+    assert contents(tmp_path / "s") == whole
+    shutil.rmtree(tmp_path / "s/c2/images")  # such a case does not count
+    assert prepare(raw, tmp_path / "s", **SMALL)["new"] == 1
+    assert contents(tmp_path / "s") == whole
 
 
 def test_a_store_without_a_slice_is_none(raw, tmp_path):
     for options in (dict(min_brain=1e5), dict(tumour_free=True, slices=range(4, 6))):
         wanted = raw if "min_brain" in options else raw / "c0"
-        assert "No slice of" in sentence(prepare, wanted, tmp_path / "s", **SMALL | options) and not (tmp_path / "s").exists()
+        assert "No slice of" in sentence(prepare, wanted, tmp_path / "s", **SMALL | options)
+        assert not (tmp_path / "s").exists()
 
 
 def test_a_store_begins_with_its_recipe(raw, tmp_path):
     "Nothing on disk may ever be a group without a recipe: it would be refused from then on."
     seen = []
+
     def spy(*args, **kw):
         seen.append(kw.get("attributes"))
         raise OSError(28, "No space left on device")
-    with mock.patch("zarr.create_group", spy), pytest.raises(ValueError): prepare(raw, tmp_path / "s", **SMALL)
+
+    with mock.patch("zarr.create_group", spy), pytest.raises(ValueError):
+        prepare(raw, tmp_path / "s", **SMALL)
     assert seen[0]["recipe"]["size"] == 16
 
 
@@ -275,7 +355,8 @@ def test_padding_is_background(tmp_path, method):
     write_case(tmp_path / "raw", "a", ("flair",))
     prepare(tmp_path / "raw", tmp_path / "s", **SMALL | dict(size=28, normalisation=method))
     x = SliceStore(tmp_path / "s").dataset(tumour_free=False).batch([0])["flair"][0, 0]
-    assert (x[:, 0] == (-3 if method == "published" else -1)).all() and (x[:, 3] == x[0, 0]).all()
+    assert (x[:, 0] == (-3 if method == "published" else -1)).all()
+    assert (x[:, 3] == x[0, 0]).all()
 
 
 def test_bad_cases_do_not_stop_the_others(raw, tmp_path):
@@ -284,27 +365,47 @@ def test_bad_cases_do_not_stop_the_others(raw, tmp_path):
     (raw / "c1/c1_flair.nii.gz").unlink()
     nib.save(nib.Nifti1Image(np.ones((24, 28, 10), np.int16), AFFINE), raw / "c2/c2_t2.nii.gz")
     done = prepare(raw, tmp_path / "s", modalities=["flair", "t2"], jobs=2, **SMALL)
-    assert [f["id"] for f in done["failed"]] == ["c0", "c1", "c2"] and done["new"] == 1
-    for f, words in zip(done["failed"], ("cut off or damaged", "it has no flair", "background is not 0")): assert words in f["error"] and "\n" not in f["error"] and f["id"] in f["error"]
+    assert [f["id"] for f in done["failed"]] == ["c0", "c1", "c2"]
+    assert done["new"] == 1
+    for f, words in zip(done["failed"], ("cut off or damaged", "it has no flair", "background is not 0")):
+        assert words in f["error"]
+        assert "\n" not in f["error"]
+        assert f["id"] in f["error"]
     (raw / "c0/c0_t2.nii.gz").write_bytes(whole)
     assert prepare(raw, tmp_path / "s", **SMALL)["new"] == 1
 
 
 def test_all_bad_leaves_nothing(raw, tmp_path):
-    for p in raw.rglob("*flair*"): p.write_bytes(b"x" * 400)
-    assert len(prepare(raw, tmp_path / "s", **SMALL)["failed"]) == 4 and not (tmp_path / "s").exists()
-    with mock.patch("mmccd.store.load_source", side_effect=KeyError("boom")): done = prepare(raw, tmp_path / "s", **SMALL)
-    assert "c0: Unexpected KeyError: 'boom'" == done["failed"][0]["error"]
+    for p in raw.rglob("*flair*"):
+        p.write_bytes(b"x" * 400)
+    assert len(prepare(raw, tmp_path / "s", **SMALL)["failed"]) == 4
+    assert not (tmp_path / "s").exists()
+    with mock.patch("mmccd.store.load_source", side_effect=KeyError("boom")):
+        done = prepare(raw, tmp_path / "s", **SMALL)
+    assert done["failed"][0]["error"] == "c0: Unexpected KeyError: 'boom'"
 
 
 def test_places_that_are_no_store(raw, tmp_path):
-    (tmp_path / "file").touch(); (tmp_path / "full").mkdir(); (tmp_path / "full/x.txt").touch()
-    zarr.create_group(str(tmp_path / "foreign"), attributes={"a": 1}); zarr.create_array(str(tmp_path / "array"), shape=(3,), dtype="f4")
-    (tmp_path / "broken").mkdir(); (tmp_path / "broken/zarr.json").write_text("{half")
+    (tmp_path / "file").touch()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/x.txt").touch()
+    zarr.create_group(str(tmp_path / "foreign"), attributes={"a": 1})
+    zarr.create_array(str(tmp_path / "array"), shape=(3,), dtype="f4")
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken/zarr.json").write_text("{half")
     before = tree(tmp_path)
-    for name, words in dict(file="it is a file", full="not a store of slices", foreign="not a store of slices", array="not a store of slices", broken="not a store of slices").items():
-        for f in (SliceStore, lambda p: prepare(raw, p, **SMALL)): assert words in sentence(f, tmp_path / name) and str(tmp_path / name) in sentence(f, tmp_path / name)
-    assert "there is nothing" in sentence(SliceStore, tmp_path / "gone") and "there is nothing" in sentence(SliceStore, "memory://gone")
+    for name, words in dict(
+        file="it is a file",
+        full="not a store of slices",
+        foreign="not a store of slices",
+        array="not a store of slices",
+        broken="not a store of slices",
+    ).items():
+        for f in (SliceStore, lambda p: prepare(raw, p, **SMALL)):
+            assert words in sentence(f, tmp_path / name)
+            assert str(tmp_path / name) in sentence(f, tmp_path / name)
+    assert "there is nothing" in sentence(SliceStore, tmp_path / "gone")
+    assert "there is nothing" in sentence(SliceStore, "memory://gone")
     assert "nosuch" in sentence(SliceStore, "nosuch://x")
     assert "file/s" in sentence(prepare, raw, tmp_path / "file/s", **SMALL)
     assert tree(tmp_path) == before
@@ -324,28 +425,55 @@ def test_no_permission(raw, tmp_path):
     assert "Permission denied" in sentence(prepare, raw, tmp_path / "locked/s", **SMALL)
 
 
-@pytest.mark.parametrize("error, words", [(OSError(28, "No space left on device"), "No space left on device; free some space"), (PermissionError(13, "Permission denied"), "Permission denied; choose another place")])
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(28, "No space left on device"), "No space left on device; free some space"),
+        (PermissionError(13, "Permission denied"), "Permission denied; choose another place"),
+    ],
+)
 def test_what_the_system_says(raw, tmp_path, error, words):
     "A store that cannot be written ends the run: the next case would fail in the same way."
     real, calls = zarr.create_array, []
+
     def failing(*args, **kw):
         calls.append(args)
-        if len(calls) > 2: raise error
+        if len(calls) > 2:
+            raise error
         return real(*args, **kw)
-    with mock.patch("zarr.create_array", failing): assert words in sentence(prepare, raw, tmp_path / "s", **SMALL)
-    assert len(calls) == 3 and list(read_records(tmp_path / "s")) == ["c0"]
+
+    with mock.patch("zarr.create_array", failing):
+        assert words in sentence(prepare, raw, tmp_path / "s", **SMALL)
+    assert len(calls) == 3
+    assert list(read_records(tmp_path / "s")) == ["c0"]
     assert prepare(raw, tmp_path / "s", **SMALL)["new"] == 3
 
 
 def test_a_worker_that_is_killed(raw, tmp_path):
     "As when memory runs out: one sentence; what is done stays."
     from concurrent.futures.process import BrokenProcessPool
-    with mock.patch("mmccd.store.as_completed", side_effect=BrokenProcessPool): assert "A worker was killed" in sentence(prepare, raw, tmp_path / "s", jobs=2, **SMALL)
+
+    with mock.patch("mmccd.store.as_completed", side_effect=BrokenProcessPool):
+        assert "A worker was killed" in sentence(prepare, raw, tmp_path / "s", jobs=2, **SMALL)
     assert prepare(raw, tmp_path / "s", **SMALL)["cases"] == 4
 
 
-@pytest.mark.parametrize("options", [dict(size=7), dict(size=64.0), dict(slices=range(5, 5)), dict(slices=range(0, 9, 2)), dict(slices=[1]), dict(modalities=["pd"]), dict(modalities=["t1", "t1"]),
-                                     dict(modalities=[]), dict(min_brain=-1), dict(min_brain=float("nan")), dict(normalisation="zscore")])
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(size=7),
+        dict(size=64.0),
+        dict(slices=range(5, 5)),
+        dict(slices=range(0, 9, 2)),
+        dict(slices=[1]),
+        dict(modalities=["pd"]),
+        dict(modalities=["t1", "t1"]),
+        dict(modalities=[]),
+        dict(min_brain=-1),
+        dict(min_brain=float("nan")),
+        dict(normalisation="zscore"),
+    ],
+)
 def test_bad_recipes(raw, tmp_path, options):
     sentence(prepare, raw, tmp_path / "s", **SMALL | options)
     assert not (tmp_path / "s").exists()
@@ -353,7 +481,8 @@ def test_bad_recipes(raw, tmp_path, options):
 
 def test_nothing_to_prepare(tmp_path):
     (tmp_path / "raw").mkdir()
-    for bad in (tmp_path / "raw", tmp_path / "gone", [], Phantoms()): sentence(prepare, bad, tmp_path / "s")
+    for bad in (tmp_path / "raw", tmp_path / "gone", [], Phantoms()):
+        sentence(prepare, bad, tmp_path / "s")
     assert not (tmp_path / "s").exists()
 
 
@@ -362,36 +491,53 @@ def test_batches_from_memory_and_from_the_store(raw, tmp_path):
     prepare(raw, tmp_path / "s", **SMALL)
     store = SliceStore(tmp_path / "s")
     a, b = (store.dataset(tumour_free=False, in_memory=m) for m in (True, False))
-    assert a.kept is not None and b.kept is None and store.dataset().kept is not None
-    with mock.patch("mmccd.store.IN_MEMORY", a.nbytes - 1): assert store.dataset(tumour_free=False).kept is None
+    assert a.kept is not None
+    assert b.kept is None
+    assert store.dataset().kept is not None
+    with mock.patch("mmccd.store.IN_MEMORY", a.nbytes - 1):
+        assert store.dataset(tumour_free=False).kept is None
     rng = random.Random(0)
     for _ in range(10):
         indices = [rng.randrange(len(a)) for _ in range(rng.randint(1, 12))]
         x, y = a.batch(indices), b.batch(torch.tensor(indices))
-        assert list(x) == list(y) and all(torch.equal(x[n], y[n]) and x[n].dtype == y[n].dtype for n in x)
+        assert list(x) == list(y)
+        assert all(torch.equal(x[n], y[n]) and x[n].dtype == y[n].dtype for n in x)
         assert all(torch.equal(x[n], torch.cat([a.batch([i])[n] for i in indices])) for n in x)
 
 
 def test_choosing(raw, tmp_path):
     prepare(raw, tmp_path / "s", **SMALL)
     store = SliceStore(tmp_path / "s")
-    assert store.ids == ["c0", "c1", "c2", "c3"] and len(store.table) == 40
+    assert store.ids == ["c0", "c1", "c2", "c3"]
+    assert len(store.table) == 40
     free = store.dataset(modalities="t2")
-    assert list(free.batch([0])) == ["t2", "brain", "lesion"] and all(r.lesion_cm2 == 0 for r in free.rows) and free.recipe["chosen"]["tumour_free"]
-    assert store.dataset(["c1", "c3"]).ids == ["c1", "c3"] and "40 slices" in store.describe() and "all tumour-free" in free.describe()
-    assert all(r.brain_cm2 >= 3.2 for r in store.dataset(min_brain=3.2).rows) and len(store.dataset(min_brain=3.2)) < len(store.dataset())
-    assert "no case x (and 1 more)" in sentence(store.dataset, ["c0", "x", "y"]) and "no modality t1" in sentence(store.dataset, None, "t1")
-    assert "No slice is left" in sentence(store.dataset, min_brain=1e6) and "No slice is left" in sentence(store.dataset, []) and store.dataset("c3").ids == ["c3"]
+    assert list(free.batch([0])) == ["t2", "brain", "lesion"]
+    assert all(r.lesion_cm2 == 0 for r in free.rows)
+    assert free.recipe["chosen"]["tumour_free"]
+    assert store.dataset(["c1", "c3"]).ids == ["c1", "c3"]
+    assert "40 slices" in store.describe()
+    assert "all tumour-free" in free.describe()
+    assert all(r.brain_cm2 >= 3.2 for r in store.dataset(min_brain=3.2).rows)
+    assert len(store.dataset(min_brain=3.2)) < len(store.dataset())
+    assert "no case x (and 1 more)" in sentence(store.dataset, ["c0", "x", "y"])
+    assert "no modality t1" in sentence(store.dataset, None, "t1")
+    assert "No slice is left" in sentence(store.dataset, min_brain=1e6)
+    assert "No slice is left" in sentence(store.dataset, [])
+    assert store.dataset("c3").ids == ["c3"]
     json.dumps(free.recipe)
 
 
 def test_all_slices_with_lesion(tmp_path):
     write_case(tmp_path / "raw", "a")
-    mask = nib.load(tmp_path / "raw/a/a_seg.nii.gz"); nib.save(nib.Nifti1Image(np.ones(mask.shape, np.uint8), mask.affine), tmp_path / "raw/a/a_seg.nii.gz")
+    mask = nib.load(tmp_path / "raw/a/a_seg.nii.gz")
+    nib.save(nib.Nifti1Image(np.ones(mask.shape, np.uint8), mask.affine), tmp_path / "raw/a/a_seg.nii.gz")
     write_case(tmp_path / "raw", "b", seed=1, lesion=False)
     done = prepare(tmp_path / "raw", tmp_path / "s", tumour_free=True, **SMALL)
-    assert not done["failed"] and done["cases"] == 2 and done["slices"] == 10          # a has none, and that is no fault
-    assert SliceStore(tmp_path / "s").dataset().ids == ["b"] and prepare(tmp_path / "raw", tmp_path / "s", tumour_free=True, **SMALL)["kept"] == 2
+    assert not done["failed"]
+    assert done["cases"] == 2
+    assert done["slices"] == 10
+    assert SliceStore(tmp_path / "s").dataset().ids == ["b"]
+    assert prepare(tmp_path / "raw", tmp_path / "s", tumour_free=True, **SMALL)["kept"] == 2
     prepare(tmp_path / "raw/a", tmp_path / "t", **SMALL)
     assert "all 10 show lesion" in sentence(SliceStore(tmp_path / "t").dataset)
 
@@ -399,19 +545,24 @@ def test_all_slices_with_lesion(tmp_path):
 def test_without_a_segmentation(raw, tmp_path):
     (raw / "c3/c3_seg.nii.gz").unlink()
     done = prepare(raw, tmp_path / "free", tumour_free=True, **SMALL)
-    assert [f["id"] for f in done["failed"]] == ["c3"] and "it has no segmentation" in done["failed"][0]["error"]
+    assert [f["id"] for f in done["failed"]] == ["c3"]
+    assert "it has no segmentation" in done["failed"][0]["error"]
     prepare(raw, tmp_path / "s", **SMALL)
     store = SliceStore(tmp_path / "s")
-    assert "c3" in sentence(store.dataset) and "lesion" not in store.dataset(tumour_free=False).batch([0]) and "lesion" in store.dataset(["c0"]).batch([0])
+    assert "c3" in sentence(store.dataset)
+    assert "lesion" not in store.dataset(tumour_free=False).batch([0])
+    assert "lesion" in store.dataset(["c0"]).batch([0])
     assert prepare(raw, tmp_path / "h", healthy=True, **SMALL)["cases"] == 4
     data = SliceStore(tmp_path / "h").dataset(["c3"])
-    assert len(data) == 10 and not data.batch(range(10))["lesion"].any()
+    assert len(data) == 10
+    assert not data.batch(range(10))["lesion"].any()
 
 
 def test_loader_and_getitem(raw, tmp_path):
     prepare(raw, tmp_path / "s", **SMALL)
     data = SliceStore(tmp_path / "s").dataset(tumour_free=False, in_memory=False)
-    assert isinstance(data, SliceDataset) and data[3]["flair"].shape == (1, 16, 16)
+    assert isinstance(data, SliceDataset)
+    assert data[3]["flair"].shape == (1, 16, 16)
     for workers in (0, 1):
         got = list(torch.utils.data.DataLoader(data, batch_size=7, num_workers=workers))
         assert torch.equal(torch.cat([b["t2"] for b in got]), data.batch(range(40))["t2"])
@@ -420,7 +571,8 @@ def test_loader_and_getitem(raw, tmp_path):
 def test_another_place(raw, tmp_path):
     url = f"memory://{tmp_path.name}/s.zarr"
     done = prepare(raw, url, jobs=4, **SMALL)
-    assert done["new"] == 4 and prepare(raw, url, **SMALL)["kept"] == 4
+    assert done["new"] == 4
+    assert prepare(raw, url, **SMALL)["kept"] == 4
     prepare(raw, tmp_path / "s", **SMALL)
     for kept in (True, False):
         a, b = (SliceStore(p).dataset(in_memory=kept).batch(range(9)) for p in (url, tmp_path / "s"))
@@ -433,15 +585,21 @@ def test_extreme_values_stay_finite():
     "float16 ends at 65504; a voxel beyond it must not become infinite."
     image, _ = volumes()
     brain, image[12, 14, 5] = image > 0, 1e9
-    images, _, _ = case_arrays(Case("a", {"flair": image}, AFFINE, brain, None, None), make_recipe(28, None, ["flair"], False, 1.0, False, DEFAULT))
-    assert np.isfinite(images).all() and images.max() == 60000
+    images, _, _ = case_arrays(
+        Case("a", {"flair": image}, AFFINE, brain, None, None),
+        make_recipe(28, None, ["flair"], False, 1.0, False, DEFAULT),
+    )
+    assert np.isfinite(images).all()
+    assert images.max() == 60000
 
 
 def test_few_files(raw, tmp_path):
     prepare(raw, tmp_path / "s", **SMALL)
     assert len([p for p in (tmp_path / "s").rglob("*") if p.is_file()]) == 1 + 4 * 5
     a = zarr.open_array(str(tmp_path / "s"), path="c0/images", mode="r")
-    assert a.dtype == np.float16 and a.chunks == (1, 2, 16, 16) and a.shards == a.shape == (10, 2, 16, 16)
+    assert a.dtype == np.float16
+    assert a.chunks == (1, 2, 16, 16)
+    assert a.shards == a.shape == (10, 2, 16, 16)
 
 
 # ------------------------------------------------------------------------------------------------- the command
@@ -451,55 +609,108 @@ def run(capsys):
         capsys.readouterr()
         code = main([str(w) for w in words])
         return code, *capsys.readouterr()
+
     return go
 
 
 def test_command(run, raw, tmp_path):
     options = ("--slices", "all", "--size", 16, "--min-brain", 1, "--jobs", 1)
     code, out, err = run("prepare", raw, tmp_path / "s", *options)
-    assert code == 0 and not err and out.startswith("4 cases with 40 slices (6 with lesion), ") and str(tmp_path / "s") in out and "(4 new)" in out
+    assert code == 0
+    assert not err
+    assert out.startswith("4 cases with 40 slices (6 with lesion), ")
+    assert str(tmp_path / "s") in out
+    assert "(4 new)" in out
     code, out, err = run("prepare", raw, tmp_path / "s", *options, "--json")
-    assert code == 0 and json.loads(out)["kept"] == 4 and json.loads(out)["recipe"]["min_brain"] == 1.0
+    assert code == 0
+    assert json.loads(out)["kept"] == 4
+    assert json.loads(out)["recipe"]["min_brain"] == 1.0
     prepare(raw, tmp_path / "api", **SMALL)
     assert contents(tmp_path / "s") == contents(tmp_path / "api")
     write_case(tmp_path / "raw", "c9", ("t2",))
     code, out, err = run("prepare", raw, tmp_path / "s", *options, "--modalities", "flair, t2")
-    assert code == 2 and "4 cases" in out and "1 failed" in out and err.count("\n") == 1 and "c9" in err
+    assert code == 2
+    assert "4 cases" in out
+    assert "1 failed" in out
+    assert err.count("\n") == 1
+    assert "c9" in err
 
 
 def test_command_phantoms(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = ("--healthy", 1, "--glioma", 1, "--seed", 3, "--slices", "80:80", "--size", 16, "--jobs", 1)
     code, out, err = run("prepare", "phantom", "s", *words)
-    assert code == 0 and SliceStore("s").ids == ["phantom1-glioma-s3-000", "phantom1-healthy-s3-000"]
+    assert code == 0
+    assert SliceStore("s").ids == ["phantom1-glioma-s3-000", "phantom1-healthy-s3-000"]
     code, out, err = run("prepare", "phantom", "s", *words[:5], 4, *words[6:])
-    assert code == 2 and "not of phantoms (version 1, seed 4" in err
-    for line in (("phantom", "t"), ("raw", "t", "--glioma", 1), ("phantom", "t", "--glioma", 1, "--slices", "9:5"), ("phantom", "t", "--ms", -1), ("phantom", "t", "--ms", 1, "--json", "x.txt")):
+    assert code == 2
+    assert "not of phantoms (version 1, seed 4" in err
+    for line in (
+        ("phantom", "t"),
+        ("raw", "t", "--glioma", 1),
+        ("phantom", "t", "--glioma", 1, "--slices", "9:5"),
+        ("phantom", "t", "--ms", -1),
+        ("phantom", "t", "--ms", 1, "--json", "x.txt"),
+    ):
         code, out, err = run("prepare", *line)
-        assert code == 2 and not out and err.count("\n") == 1 and "Traceback" not in err and not Path("t").exists()
-    write_case("phantom", "a")                                                        # a folder of that name is data
-    assert run("prepare", "phantom", "t", "--slices", "all", "--size", 16, "--min-brain", 0, "--jobs", 1)[0] == 0 and SliceStore("t").ids == ["a"]
+        assert code == 2
+        assert not out
+        assert err.count("\n") == 1
+        assert "Traceback" not in err
+        assert not Path("t").exists()
+    write_case("phantom", "a")  # a folder of that name is data
+    assert run("prepare", "phantom", "t", "--slices", "all", "--size", 16, "--min-brain", 0, "--jobs", 1)[0] == 0
+    assert SliceStore("t").ids == ["a"]
 
 
 def test_defaults_agree():
     import inspect
-    from mmccd import cli
-    python, line = inspect.signature(prepare).parameters, inspect.signature(cli.prepare).parameters
-    for name in ("size", "tumour_free", "min_brain"): assert python[name].default == line[name].default
-    assert line["min_brain"].default == MIN_BRAIN and cli.slice_range(line["slices"].default) == python["slices"].default
+
+    python, line = inspect.signature(prepare).parameters, inspect.signature(prepare.prepare).parameters
+    for name in ("size", "tumour_free", "min_brain"):
+        assert python[name].default == line[name].default
+    assert line["min_brain"].default == MIN_BRAIN
+    assert options.slice_range(line["slices"].default) == python["slices"].default
 
 
 def test_how_many_workers(tmp_path):
-    assert workers(1, 99, tmp_path) == workers(4, 1, tmp_path) == workers(0, 3, tmp_path) == workers(8, 99, "memory://x") == workers(2, 0, tmp_path) == 1
-    assert workers(3, 99, tmp_path) == 3 and workers(8, 5, tmp_path) == 5 and workers(0, 99, tmp_path) >= 1
+    assert (
+        workers(1, 99, tmp_path)
+        == workers(4, 1, tmp_path)
+        == workers(0, 3, tmp_path)
+        == workers(8, 99, "memory://x")
+        == workers(2, 0, tmp_path)
+        == 1
+    )
+    assert workers(3, 99, tmp_path) == 3
+    assert workers(8, 5, tmp_path) == 5
+    assert workers(0, 99, tmp_path) >= 1
 
 
 def test_ctrl_c(tmp_path):
-    run = subprocess.Popen([sys.executable, "-c", "import sys; from mmccd.cli import main; sys.exit(main())", "prepare", "phantom", tmp_path / "s", "--healthy", "30", "--slices", "80:80", "--size", "16", "--jobs", "1"],
-                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    run = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import sys; from mmccd.cli import main; sys.exit(main())",
+            "prepare",
+            "phantom",
+            tmp_path / "s",
+            "--healthy",
+            "30",
+            "--slices",
+            "80:80",
+            "--size",
+            "16",
+            "--jobs",
+            "1",
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     wait_for_a_record(tmp_path / "s", run)
     run.send_signal(signal.SIGINT)
-    out, err = run.communicate(timeout=120)
+    _out, err = run.communicate(timeout=120)
     assert run.returncode == 130 and err == "mmccd: stopped; finished cases are kept, the same command goes on\n", err
     assert 0 < len(read_records(tmp_path / "s")) < 30
-

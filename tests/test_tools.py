@@ -1,31 +1,56 @@
 """The scripts of tools/: README from the index, and what counts as out of sync, failed or skipped."""
-import base64, json, subprocess, sys, textwrap
+
+import base64
+import json
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 
+import check_wheel
+import in_sync
+import notebooks
 import pytest
-
-import check_wheel, in_sync, notebooks, readme, toy_chapter
+import readme
+import toy_chapter
 from toy_chapter import notebook, output, write
 
 ROOT = Path(__file__).resolve().parent.parent
-PNG = base64.b64decode('iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNk+A8AAQUBAScY42YAAAAASUVORK5CYII=')
-picture = {'output_type': 'display_data', 'metadata': {}, 'data': {'image/png': base64.b64encode(PNG).decode(), 'text/plain': ['<Figure>']}}
-table = {'output_type': 'execute_result', 'metadata': {}, 'execution_count': None,
-         'data': {'text/markdown': ['|a|\n', '|-|\n', '|1|'], 'text/plain': ['<Table>']}}
+PNG = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNk+A8AAQUBAScY42YAAAAASUVORK5CYII=")
+picture = {
+    "output_type": "display_data",
+    "metadata": {},
+    "data": {"image/png": base64.b64encode(PNG).decode(), "text/plain": ["<Figure>"]},
+}
+table = {
+    "output_type": "execute_result",
+    "metadata": {},
+    "execution_count": None,
+    "data": {"text/markdown": ["|a|\n", "|-|\n", "|1|"], "text/plain": ["<Table>"]},
+}
 
 
 def index(root):
-    nb = notebook([('raw', '---\nx: 1\n---'), ('markdown', '# Toy\n\n> sub\n\n[one](00_toy.ipynb) [data](../data/README.md) [web](https://a.b) [in](#x)'),
-                   ('code', '#| hide\nimport secret'), ('code', '#| echo: false\n#| fig-alt: "A brain"\nshow()'),
-                   ('code', 'print(1)'), ('code', 'table()'), ('markdown', 'End. <img src="images/x.png">')])
-    for i, out in ((3, picture), (4, output('1\n')), (5, table)): nb['cells'][i]['outputs'] = [out]
-    return write(root/'nbs/index.ipynb', nb)
+    nb = notebook(
+        [
+            ("raw", "---\nx: 1\n---"),
+            ("markdown", "# Toy\n\n> sub\n\n[one](00_toy.ipynb) [data](../data/README.md) [web](https://a.b) [in](#x)"),
+            ("code", "#| hide\nimport secret"),
+            ("code", '#| echo: false\n#| fig-alt: "A brain"\nshow()'),
+            ("code", "print(1)"),
+            ("code", "table()"),
+            ("markdown", 'End. <img src="images/x.png">'),
+        ]
+    )
+    for i, out in ((3, picture), (4, output("1\n")), (5, table)):
+        nb["cells"][i]["outputs"] = [out]
+    return write(root / "nbs/index.ipynb", nb)
 
 
 def test_readme_from_index(tmp_path):
     index(tmp_path)
     assert readme.main(tmp_path) == 0
-    assert (tmp_path/'README.md').read_text() == textwrap.dedent('''\
+    assert (tmp_path / "README.md").read_text() == textwrap.dedent("""\
         # Toy
 
         > sub
@@ -51,103 +76,141 @@ def test_readme_from_index(tmp_path):
         |1|
 
         End. <img src="nbs/images/x.png">
-        ''')
-    assert (tmp_path/'nbs/images/index_0.png').read_bytes() == PNG
+        """)
+    assert (tmp_path / "nbs/images/index_0.png").read_bytes() == PNG
 
 
 def test_readme_check_names_the_file(tmp_path, capsys):
     index(tmp_path)
-    assert readme.main(tmp_path, check=True) == 1 and not (tmp_path/'README.md').exists()
-    assert 'README.md does not match' in capsys.readouterr().out
+    assert readme.main(tmp_path, check=True) == 1
+    assert not (tmp_path / "README.md").exists()
+    assert "README.md does not match" in capsys.readouterr().out
     readme.main(tmp_path)
     assert readme.main(tmp_path, check=True) == 0
-    (tmp_path/'nbs/images/index_7.png').write_bytes(PNG)
-    assert readme.main(tmp_path, check=True) == 1 and 'index_7.png' in capsys.readouterr().out
+    (tmp_path / "nbs/images/index_7.png").write_bytes(PNG)
+    assert readme.main(tmp_path, check=True) == 1
+    assert "index_7.png" in capsys.readouterr().out
     readme.main(tmp_path)
-    assert not (tmp_path/'nbs/images/index_7.png').exists()
+    assert not (tmp_path / "nbs/images/index_7.png").exists()
 
 
 @pytest.fixture
 def project(tmp_path):
     "A little project in sync: one chapter, an index, its module."
-    for name in ('settings.ini', 'mmccd/__init__.py', 'tools/readme.py'):
-        (tmp_path/name).parent.mkdir(exist_ok=True)
-        (tmp_path/name).write_text((ROOT/name).read_text())
-    write(tmp_path/'nbs/00_toy.ipynb', notebook(toy_chapter.chapter()))
+    for name in ("settings.ini", "mmccd/__init__.py", "tools/readme.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text((ROOT / name).read_text())
+    write(tmp_path / "nbs/00_toy.ipynb", notebook(toy_chapter.chapter()))
     index(tmp_path)
     in_sync.regenerate(tmp_path)
     return tmp_path
 
 
 def test_in_sync(project):
-    assert (project/'mmccd/toy.py').exists() and in_sync.differences(project) == []
-    toy = project/'mmccd/toy.py'
-    good, toy_nb = toy.read_text(), (project/'nbs/00_toy.ipynb').read_text()
-    toy.write_text(good + '\nx = 1\n')
-    (project/'mmccd/gone.py').write_text('')
-    (project/'README.md').write_text('mine')
-    (project/'nbs/00_toy.ipynb').write_text(toy_nb.replace('"execution_count": null', '"execution_count": 3', 1))
+    assert (project / "mmccd/toy.py").exists()
+    assert in_sync.differences(project) == []
+    toy = project / "mmccd/toy.py"
+    good, toy_nb = toy.read_text(), (project / "nbs/00_toy.ipynb").read_text()
+    toy.write_text(good + "\nx = 1\n")
+    (project / "mmccd/gone.py").write_text("")
+    (project / "README.md").write_text("mine")
+    (project / "nbs/00_toy.ipynb").write_text(toy_nb.replace('"execution_count": null', '"execution_count": 3', 1))
     found = in_sync.differences(project)
-    assert found == ['README.md does not match its notebook.', 'mmccd/gone.py belongs to no notebook any more: delete it.',
-                     'mmccd/toy.py does not match its notebook.', 'nbs/00_toy.ipynb is not clean.']
-    assert toy.read_text().endswith('x = 1\n'), 'the check must not change the tree'
+    assert found == [
+        "README.md does not match its notebook.",
+        "mmccd/gone.py belongs to no notebook any more: delete it.",
+        "mmccd/toy.py does not match its notebook.",
+        "nbs/00_toy.ipynb is not clean.",
+    ]
+    assert toy.read_text().endswith("x = 1\n"), "the check must not change the tree"
 
 
-def test_this_project_is_in_sync(): assert in_sync.differences(ROOT) == []
+def test_this_project_is_in_sync():
+    assert in_sync.differences(ROOT) == []
 
 
-@pytest.mark.parametrize('source, limit, words', [
-    ('assert double(1) == 2', 120, ''), ('assert double(1) == 3', 120, 'failed'), ('import time; time.sleep(60)', 8, 'ran out of time (8 s)')])
+@pytest.mark.parametrize(
+    ("source", "limit", "words"),
+    [
+        ("assert double(1) == 2", 120, ""),
+        ("assert double(1) == 3", 120, "failed"),
+        ("import time; time.sleep(60)", 8, "ran out of time (8 s)"),
+    ],
+)
 def test_notebook_runner(project, source, limit, words):
-    nb = notebook([('markdown', '# T\n\n> t'), ('code', 'from mmccd.toy import double'), ('code', source)])
-    problem, log, _ = notebooks.attempt('test', write(project/'nbs/01_t.ipynb', nb), limit, project)
+    nb = notebook([("markdown", "# T\n\n> t"), ("code", "from mmccd.toy import double"), ("code", source)])
+    problem, log, _ = notebooks.attempt("test", write(project / "nbs/01_t.ipynb", nb), limit, project)
     assert problem == words, log
 
 
-@pytest.mark.parametrize('kind, source, words', [
-    ('raw', '---\nskip_exec: true\n---', 'was skipped by nbdev_test'), ('code', '#| eval: false\n1/0', 'has no cell that runs'),
-    ('code', '#| cuda\n1/0', 'has no cell that runs')])
+@pytest.mark.parametrize(
+    ("kind", "source", "words"),
+    [
+        ("raw", "---\nskip_exec: true\n---", "was skipped by nbdev_test"),
+        ("code", "#| eval: false\n1/0", "has no cell that runs"),
+        ("code", "#| cuda\n1/0", "has no cell that runs"),
+    ],
+)
 def test_a_skipped_notebook_fails(project, kind, source, words):
-    cells = [(kind, source)] + ([('code', '1')] if kind == 'raw' else [])
-    assert notebooks.attempt('test', write(project/'nbs/01_t.ipynb', notebook(cells)), 120, project)[0] == words
+    cells = [(kind, source)] + ([("code", "1")] if kind == "raw" else [])
+    assert notebooks.attempt("test", write(project / "nbs/01_t.ipynb", notebook(cells)), 120, project)[0] == words
 
 
-@pytest.mark.parametrize('name, words', [('_01_t', 'hides it'), ('more/01_t', 'hides it'), ('01_t', 'was skipped by nbdev_test')])
+@pytest.mark.parametrize(
+    ("name", "words"), [("_01_t", "hides it"), ("more/01_t", "hides it"), ("01_t", "was skipped by nbdev_test")]
+)
 def test_a_hidden_notebook_fails(project, name, words):
-    path = write(project/f'nbs/{name}.ipynb', notebook([('code', '1')]))
-    (project/'nbs/.notest').touch()
-    assert path in notebooks.wanted([], project) and words in notebooks.attempt('test', path, 120, project)[0]
+    path = write(project / f"nbs/{name}.ipynb", notebook([("code", "1")]))
+    (project / "nbs/.notest").touch()
+    assert path in notebooks.wanted([], project)
+    assert words in notebooks.attempt("test", path, 120, project)[0]
 
 
 def test_unknown_names(project):
-    assert [p.stem for p in notebooks.wanted(['00_toy'], project)] == ['00_toy']
-    with pytest.raises(SystemExit, match='No notebook is called 99_no'): notebooks.wanted(['99_no'], project)
+    assert [p.stem for p in notebooks.wanted(["00_toy"], project)] == ["00_toy"]
+    with pytest.raises(SystemExit, match="No notebook is called 99_no"):
+        notebooks.wanted(["99_no"], project)
 
 
 def test_run_in_place(project):
-    nb = notebook([('markdown', '# T'), ('code', 'import sys; print("noise", file=sys.stderr); print("kept"); 1 + 1'), ('code', '#| eval: false\n1/0')])
-    nb['metadata']['widgets'] = {}
-    path = write(project/'nbs/01_t.ipynb', nb)
+    nb = notebook(
+        [
+            ("markdown", "# T"),
+            ("code", 'import sys; print("noise", file=sys.stderr); print("kept"); 1 + 1'),
+            ("code", "#| eval: false\n1/0"),
+        ]
+    )
+    nb["metadata"]["widgets"] = {}
+    path = write(project / "nbs/01_t.ipynb", nb)
     notebooks.run_in_place(path, project)
     done = json.loads(path.read_text())
-    assert 'widgets' not in done['metadata'] and [c['id'] for c in done['cells']] == [c['id'] for c in nb['cells']]
-    outs = done['cells'][1]['outputs']
-    assert [o.get('text', o.get('data', {}).get('text/plain')) for o in outs] == [['kept\n'], ['2']]
-    assert done['cells'][1]['execution_count'] is None and not any(o.get('execution_count') for o in outs)
-    assert done['cells'][2]['outputs'] == []
-    subprocess.run([Path(sys.executable).with_name('nbdev_clean')], cwd=project, check=True)
+    assert "widgets" not in done["metadata"]
+    assert [c["id"] for c in done["cells"]] == [c["id"] for c in nb["cells"]]
+    outs = done["cells"][1]["outputs"]
+    assert [o.get("text", o.get("data", {}).get("text/plain")) for o in outs] == [["kept\n"], ["2"]]
+    assert done["cells"][1]["execution_count"] is None
+    assert not any(o.get("execution_count") for o in outs)
+    assert done["cells"][2]["outputs"] == []
+    subprocess.run([Path(sys.executable).with_name("nbdev_clean")], cwd=project, check=True)
     assert json.loads(path.read_text()) == done
 
 
 def test_weights_are_told_from_other_files():
-    names = ['mmccd/weights/a/config.json', 'mmccd/weights/a/model.safetensors', 'mmccd/weights/a/notes.txt', 'mmccd/cli.py', 'x.json']
+    names = [
+        "mmccd/weights/a/config.json",
+        "mmccd/weights/a/model.safetensors",
+        "mmccd/weights/a/notes.txt",
+        "mmccd/cli.py",
+        "x.json",
+    ]
     assert check_wheel.weights(names) == set(names[:2])
 
 
 def test_the_readme_does_what_it_says():
     "Its Python lines run from the folder a reader stands in, and print what it shows."
     import re
-    text = (ROOT/'README.md').read_text()
-    code, shown = re.search(r'```python\n(.*?)```\s+```text\n(.*?)```', text, re.S).groups()
-    done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)
+
+    text = (ROOT / "README.md").read_text()
+    code, shown = re.search(r"```python\n(.*?)```\s+```text\n(.*?)```", text, re.S).groups()
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout == shown, done.stdout + done.stderr

@@ -1,4 +1,5 @@
 """Small cases in BraTS layout, quick enough to make one for every test."""
+
 from pathlib import Path
 
 import nibabel as nib
@@ -30,4 +31,7 @@ def write_case(folder, id, modalities=("flair",), seed=0, lesion=True, affine=AF
 
 def tree(folder):
     "Everything below a folder, with its bytes."
-    return {p.relative_to(folder).as_posix(): p.read_bytes() if p.is_file() else None for p in sorted(Path(folder).rglob("*"))}
+    return {
+        p.relative_to(folder).as_posix(): p.read_bytes() if p.is_file() else None
+        for p in sorted(Path(folder).rglob("*"))
+    }

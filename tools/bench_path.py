@@ -2,6 +2,7 @@
 
 Phantoms (20 slices, a whole head), writing them, and detecting in a whole head with the packaged threshold. CPU seconds, which other
 work on the machine hardly moves, and peak memory, each measured in a process of its own. Writes data/results/bench_path.json."""
+
 import json
 import os
 import platform
@@ -16,10 +17,13 @@ STEPS = {
     "20 slices, no twin": "for i in range(5): make_phantom('glioma', 0, i, range(70, 90), twin=False)",
     "whole head and twin": "p = make_phantom('glioma', 0, 3)",
     "write a whole head and twin": "write_phantom(p, d)",
-    "detect in a whole head": "detect_many([next(Path(d).iterdir())], load_detector('threshold-flair'), d + '/out')"}
-TIMES = {"20 slices and twin": 5, "20 slices, no twin": 5}       # how often a step repeats what it is named after
-BEFORE = {"write a whole head and twin": "p = make_phantom('glioma', 0, 3)",
-          "detect in a whole head": "write_phantom(make_phantom('glioma', 0, 3, twin=False), d)"}
+    "detect in a whole head": "detect_many([next(Path(d).iterdir())], load_detector('threshold-flair'), d + '/out')",
+}
+TIMES = {"20 slices and twin": 5, "20 slices, no twin": 5}  # how often a step repeats what it is named after
+BEFORE = {
+    "write a whole head and twin": "p = make_phantom('glioma', 0, 3)",
+    "detect in a whole head": "write_phantom(make_phantom('glioma', 0, 3, twin=False), d)",
+}
 CODE = """
 import json, resource, tempfile, time
 from pathlib import Path
@@ -44,7 +48,8 @@ def measure(name):
     env = os.environ | dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)
     row = json.loads(done.stdout)
-    if not name.startswith("write"): del row["written_mb"]
+    if not name.startswith("write"):
+        del row["written_mb"]
     return row | dict(cpu_s=row["cpu_s"] / TIMES.get(name, 1))
 
 
@@ -53,8 +58,21 @@ def main():
     for name in STEPS:
         rows[name] = {k: round(v, 2 if k == "cpu_s" else 0) for k, v in measure(name).items()}
         print(f"{name:28} {rows[name]['cpu_s']:6.2f} s of one core, peak {rows[name]['peak_mb']:5.0f} MB")
-    RESULT.write_text(json.dumps(dict(command="python tools/bench_path.py", date=date.today().isoformat(), seed=0, data="phantom 1, glioma",
-                                      device=f"cpu ({platform.machine()}, one thread)", steps=rows), indent=1) + "\n")
+    RESULT.write_text(
+        json.dumps(
+            dict(
+                command="python tools/bench_path.py",
+                date=date.today().isoformat(),
+                seed=0,
+                data="phantom 1, glioma",
+                device=f"cpu ({platform.machine()}, one thread)",
+                steps=rows,
+            ),
+            indent=1,
+        )
+        + "\n"
+    )
 
 
-if __name__ == "__main__": main()
+if __name__ == "__main__":
+    main()

@@ -7,6 +7,7 @@ A data set of n cases is three heads under n names (hard links), so the file sys
 Seconds a case: wall time of a run of `CASES` cases; "steady" is the slope between 5 and 50 cases, without the start of worker processes. CPU seconds, children
 included, are hardly moved by other work on the machine. Peak memory: the sum of the resident memory of all processes of the run, looked at every 20 ms,
 so what processes share counts twice. Writes data/results/bench_prepare.json."""
+
 import argparse
 import json
 import os
@@ -74,7 +75,8 @@ def resident(pid):
         try:
             total += int(Path(f"/proc/{p}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
             waiting += [int(c) for t in Path(f"/proc/{p}/task").iterdir() for c in (t / "children").read_text().split()]
-        except (OSError, IndexError): pass
+        except (OSError, IndexError):
+            pass
     return total
 
 
@@ -84,8 +86,14 @@ def measure(way, raw, slices, size, jobs, n):
     with tempfile.TemporaryDirectory(dir=raw.parent) as d:
         script = Path(d, "run.py")
         script.write_text(RUN.format(way=NAIVE if way == "naive" else OURS))
-        run = subprocess.Popen([sys.executable, script, raw, *map(str, (slices[0], slices[-1], size, jobs, n)), d], stdout=subprocess.PIPE, text=True, env=env)
-        if run.stdout.readline() != "start\n": raise SystemExit("the measured process failed")
+        run = subprocess.Popen(
+            [sys.executable, script, raw, *map(str, (slices[0], slices[-1], size, jobs, n)), d],
+            stdout=subprocess.PIPE,
+            text=True,
+            env=env,
+        )
+        if run.stdout.readline() != "start\n":
+            raise SystemExit("the measured process failed")
         peak = 0
         while run.poll() is None:
             peak = max(peak, resident(run.pid))
@@ -98,12 +106,16 @@ def make_heads(folder, n):
     "Three whole heads, and n cases that are hard links to them."
     import nibabel as nib
     import numpy as np
-    from mmccd.phantom import make_phantom, write_phantom
+
+    from mmccd.cases.phantoms import write_phantom
+    from mmccd.phantom import make_phantom
+
     heads = [write_phantom(make_phantom(kind, SEED, i, twin=False), folder / "heads") for kind, i in HEADS]
     brain = [np.asarray(nib.load(next(h.glob("*_t1.nii.gz"))).dataobj).any((0, 1)) for h in heads]
     for k in range(n):
         (case := folder / "raw" / f"case{k:03d}").mkdir(parents=True)
-        for f in heads[k % len(heads)].glob("*.nii.gz"): os.link(f, case / f"{case.name}_{f.name.split('_')[-1]}")
+        for f in heads[k % len(heads)].glob("*.nii.gz"):
+            os.link(f, case / f"{case.name}_{f.name.split('_')[-1]}")
     inside = np.flatnonzero(np.all(brain, 0))
     return folder / "raw", range(int(inside[0]), int(inside[-1]) + 1)
 
@@ -112,15 +124,33 @@ def compare(raw, slices, ways, repeats, cases):
     "Median of alternating runs."
     rows = {name: [] for name in ways}
     for r in range(repeats):
-        for name in list(ways)[::-1 if r % 2 else 1]: rows[name].append(measure(raw=raw, slices=slices, n=cases, **ways[name]))
+        for name in list(ways)[:: -1 if r % 2 else 1]:
+            rows[name].append(measure(raw=raw, slices=slices, n=cases, **ways[name]))
     out = {name: {k: statistics.median(r[k] for r in found) for k in found[0]} for name, found in rows.items()}
     for name, row in out.items():
-        if name != "naive": row.update({"times_faster": out["naive"]["seconds"] / row["seconds"], "times_less_cpu": out["naive"]["cpu_seconds"] / row["cpu_seconds"], "share_of_bytes": row["bytes"] / out["naive"]["bytes"]})
-        print(f"{name:18} {row['seconds']:6.2f} s, {row['cpu_seconds']:6.2f} s of CPU, {row['bytes'] / 1e6:8.2f} MB a case, peak {row['peak_mb']:6.0f} MB", flush=True)
+        if name != "naive":
+            row.update(
+                {
+                    "times_faster": out["naive"]["seconds"] / row["seconds"],
+                    "times_less_cpu": out["naive"]["cpu_seconds"] / row["cpu_seconds"],
+                    "share_of_bytes": row["bytes"] / out["naive"]["bytes"],
+                }
+            )
+        print(
+            f"{name:18} {row['seconds']:6.2f} s, {row['cpu_seconds']:6.2f} s of CPU, {row['bytes'] / 1e6:8.2f} MB a case, peak {row['peak_mb']:6.0f} MB",
+            flush=True,
+        )
     return out
 
 
-def rounded(x): return {k: rounded(v) for k, v in x.items()} if isinstance(x, dict) else float(f"{x:.4g}") if isinstance(x, float) else x
+def rounded(x):
+    return (
+        {k: rounded(v) for k, v in x.items()}
+        if isinstance(x, dict)
+        else float(f"{x:.4g}")
+        if isinstance(x, float)
+        else x
+    )
 
 
 def main():
@@ -128,26 +158,76 @@ def main():
     parser.add_argument("--quick", action="store_true", help="one repeat, 3 and 6 cases, nothing written: does it run?")
     quick = parser.parse_args().quick
     repeats, few, many = (1, 3, 6) if quick else (REPEATS, 5, 50)
-    ways = {"naive": dict(way="naive", size=0, jobs=1), **{f"ours {s}, jobs {j}": dict(way="ours", size=s, jobs=j) for s, j in ((64, 1), (128, 1), (240, 1))}}
+    ways = {
+        "naive": dict(way="naive", size=0, jobs=1),
+        **{f"ours {s}, jobs {j}": dict(way="ours", size=s, jobs=j) for s, j in ((64, 1), (128, 1), (240, 1))},
+    }
     with tempfile.TemporaryDirectory() as d:
         raw, whole = make_heads(Path(d), many)
-        print("slices 70 to 89"); twenty = compare(raw, range(70, 90), ways, repeats, few if quick else CASES)
-        print(f"slices {whole[0]} to {whole[-1]}"); all_slices = compare(raw, whole, {k: ways[k] for k in ("naive", "ours 64, jobs 1", "ours 240, jobs 1")}, repeats, 3)
-        print(f"{few} and {many} cases"); scale = {}
-        for name, way in dict(naive=ways["naive"], **{f"ours 64, jobs {j}": dict(way="ours", size=64, jobs=j) for j in (1, 2)}).items():
+        print("slices 70 to 89")
+        twenty = compare(raw, range(70, 90), ways, repeats, few if quick else CASES)
+        print(f"slices {whole[0]} to {whole[-1]}")
+        all_slices = compare(
+            raw, whole, {k: ways[k] for k in ("naive", "ours 64, jobs 1", "ours 240, jobs 1")}, repeats, 3
+        )
+        print(f"{few} and {many} cases")
+        scale = {}
+        for name, way in dict(
+            naive=ways["naive"], **{f"ours 64, jobs {j}": dict(way="ours", size=64, jobs=j) for j in (1, 2)}
+        ).items():
             a, b = (measure(raw=raw, slices=range(70, 90), n=n, **way) for n in (few, many))
-            scale[name] = {"seconds_a_case_steady": (b["seconds"] * many - a["seconds"] * few) / (many - few), "seconds_a_case_50": b["seconds"], "start_seconds": a["seconds"] * few - (b["seconds"] * many - a["seconds"] * few) / (many - few) * few,
-                           "peak_mb_5": a["peak_mb"], "peak_mb_50": b["peak_mb"]}
+            scale[name] = {
+                "seconds_a_case_steady": (b["seconds"] * many - a["seconds"] * few) / (many - few),
+                "seconds_a_case_50": b["seconds"],
+                "start_seconds": a["seconds"] * few - (b["seconds"] * many - a["seconds"] * few) / (many - few) * few,
+                "peak_mb_5": a["peak_mb"],
+                "peak_mb_50": b["peak_mb"],
+            }
             print(name, rounded(scale[name]), flush=True)
-    for name in scale: scale[name]["times_faster_steady"] = scale["naive"]["seconds_a_case_steady"] / scale[name]["seconds_a_case_steady"]
-    best = {"jobs 1": twenty["ours 64, jobs 1"]["times_faster"], "jobs 2, steady": scale["ours 64, jobs 2"]["times_faster_steady"], "jobs 1, all slices": all_slices["ours 64, jobs 1"]["times_faster"]}
-    reached = {"goals": GOALS, "times_faster": best, "faster_goal_reached": {k: v >= GOALS["times_faster"] for k, v in best.items()}, "share_of_bytes_same_pixels": twenty["ours 240, jobs 1"]["share_of_bytes"],
-               "bytes_goal_reached": twenty["ours 240, jobs 1"]["share_of_bytes"] <= GOALS["share_of_bytes"], "peak_grows_from_5_to_50_by": {k: v["peak_mb_50"] / v["peak_mb_5"] - 1 for k, v in scale.items()}}
+    for name in scale:
+        scale[name]["times_faster_steady"] = (
+            scale["naive"]["seconds_a_case_steady"] / scale[name]["seconds_a_case_steady"]
+        )
+    best = {
+        "jobs 1": twenty["ours 64, jobs 1"]["times_faster"],
+        "jobs 2, steady": scale["ours 64, jobs 2"]["times_faster_steady"],
+        "jobs 1, all slices": all_slices["ours 64, jobs 1"]["times_faster"],
+    }
+    reached = {
+        "goals": GOALS,
+        "times_faster": best,
+        "faster_goal_reached": {k: v >= GOALS["times_faster"] for k, v in best.items()},
+        "share_of_bytes_same_pixels": twenty["ours 240, jobs 1"]["share_of_bytes"],
+        "bytes_goal_reached": twenty["ours 240, jobs 1"]["share_of_bytes"] <= GOALS["share_of_bytes"],
+        "peak_grows_from_5_to_50_by": {k: v["peak_mb_50"] / v["peak_mb_5"] - 1 for k, v in scale.items()},
+    }
     print(json.dumps(rounded(reached), indent=1))
-    if quick: return
-    RESULT.write_text(json.dumps(rounded(dict(command="python tools/bench_prepare.py", date=date.today().isoformat(), seed=SEED, data=f"phantom 1, whole heads of {', '.join(k for k, _ in HEADS)}, as .nii.gz; n cases are hard links to these three",
-        device=f"cpu ({platform.machine()}, {os.cpu_count()} cores, one thread a process)", versions={p: version(p) for p in ("numpy", "torch", "nibabel", "scipy", "zarr", "isal")} | {"python": platform.python_version()},
-        cases=CASES, repeats=REPEATS, slices_70_to_89=twenty, slices_all={"first": whole[0], "last": whole[-1]} | all_slices, five_and_fifty=scale, reached=reached)), indent=1) + "\n")
+    if quick:
+        return
+    RESULT.write_text(
+        json.dumps(
+            rounded(
+                dict(
+                    command="python tools/bench_prepare.py",
+                    date=date.today().isoformat(),
+                    seed=SEED,
+                    data=f"phantom 1, whole heads of {', '.join(k for k, _ in HEADS)}, as .nii.gz; n cases are hard links to these three",
+                    device=f"cpu ({platform.machine()}, {os.cpu_count()} cores, one thread a process)",
+                    versions={p: version(p) for p in ("numpy", "torch", "nibabel", "scipy", "zarr", "isal")}
+                    | {"python": platform.python_version()},
+                    cases=CASES,
+                    repeats=REPEATS,
+                    slices_70_to_89=twenty,
+                    slices_all={"first": whole[0], "last": whole[-1]} | all_slices,
+                    five_and_fifty=scale,
+                    reached=reached,
+                )
+            ),
+            indent=1,
+        )
+        + "\n"
+    )
 
 
-if __name__ == "__main__": main()
+if __name__ == "__main__":
+    main()

@@ -7,6 +7,7 @@
         after = other_pixels(p, ".x-picture", before)
 
 `missing()` says what a machine lacks for this. `p.errors` holds what the browser's console called an error."""
+
 import io
 import json
 import os
@@ -27,26 +28,42 @@ import numpy as np
 from PIL import Image
 
 KINDS = {"lab": "jupyterlab", "notebook": "notebook", "voila": "voila"}  # and the Python module of each server
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage"]
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+]
 KNOWN = {  # what the console calls an error and does no harm: pattern -> why
     r"^Failed to load resource: net::\S+ \(https://cdn\.jsdelivr\.net/npm/@fortawesome/": "Voila's page asks a server on the internet for a font of icons; without it the icons of ipywidgets are there all the same",
     r'#RUNTIME-012\s+args: \{"shareKey":"@jupyterlab/docregistry"\}.*/@jupyter-notebook/lab-extension/': "Voila loads the extension that Notebook 7 has for JupyterLab, if that is installed; a page without documents cannot use it",
     r"reading 'schema'\).*/static/notebook/notebook_core\.": "Notebook 7.6 reads its shortcuts before it has loaded them, in every notebook",
 }
-READY = {"lab": "/api/status?token=t", "notebook": "/api/status?token=t", "voila": "/voila/static/voila.js"}  # each GET of Voilà's page would start a kernel
+READY = {
+    "lab": "/api/status?token=t",
+    "notebook": "/api/status?token=t",
+    "voila": "/voila/static/voila.js",
+}  # each GET of Voilà's page would start a kernel
 PLACE = {"lab": "/doc/tree/{}?token=t", "notebook": "/notebooks/{}?token=t", "voila": "/"}
-SETTINGS = {"apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False}, "notebook-extension/tracker": {"windowingMode": "none"},  # all cells are in the page
-            "docmanager-extension/plugin": {"autosave": False}}
+SETTINGS = {
+    "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
+    "notebook-extension/tracker": {"windowingMode": "none"},  # all cells are in the page
+    "docmanager-extension/plugin": {"autosave": False},
+}
 PROMPTS = "[...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].map(e => e.textContent)"
 # A changed `src` proves nothing, since every update makes a new address: decode, and look at the pixels.
 CANVAS = """const im = document.querySelector(selector); if (!im || !im.src) return null; try { await im.decode() } catch (e) { return null }
   const c = document.createElement('canvas'); c.width = im.naturalWidth; c.height = im.naturalHeight; const g = c.getContext('2d'); g.drawImage(im, 0, 0);"""
-PIXELS = """async selector => {%s
+PIXELS = f"""async selector => {{{CANVAS}
   const d = g.getImageData(0, 0, c.width, c.height).data; let s = 0;
-  for (let i = 0; i < d.length; i += 4) s = (Math.imul(s, 31) + d[i] * 65536 + d[i+1] * 256 + d[i+2]) | 0; return s }""" % CANVAS
-WAIT = """async ([selector, is, value, end]) => { const pixels = %s; end += Date.now();
-  for (;;) { const now = await pixels(selector); if (now !== null && (now === value) === is) return now;
-    if (Date.now() > end) return null; await new Promise(r => setTimeout(r, 20)) } }""" % PIXELS
+  for (let i = 0; i < d.length; i += 4) s = (Math.imul(s, 31) + d[i] * 65536 + d[i+1] * 256 + d[i+2]) | 0; return s }}"""
+WAIT = f"""async ([selector, is, value, end]) => {{ const pixels = {PIXELS}; end += Date.now();
+  for (;;) {{ const now = await pixels(selector); if (now !== null && (now === value) === is) return now;
+    if (Date.now() > end) return null; await new Promise(r => setTimeout(r, 20)) }} }}"""
 
 
 def chromium():
@@ -56,30 +73,48 @@ def chromium():
 
 def missing(*kinds):
     "What is not installed here, in a sentence, or nothing."
-    lacks = [m for m in ("playwright", "ipywidgets", *(KINDS[k] for k in kinds or KINDS)) if find_spec(m) is None] + ["Chromium"] * (not chromium())
+    lacks = [m for m in ("playwright", "ipywidgets", *(KINDS[k] for k in kinds or KINDS)) if find_spec(m) is None] + [
+        "Chromium"
+    ] * (not chromium())
     return f"not installed: {', '.join(lacks)}" if lacks else ""
 
 
 # servers
 
+
 def command(kind, name, port, root):
     "How a server is started."
-    if kind == "voila": return [sys.executable, "-m", "voila", name, "--no-browser", f"--port={port}", "--Voila.ip=127.0.0.1"]
-    return [sys.executable, "-m", KINDS[kind], "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}", "--ServerApp.port_retries=0", "--IdentityProvider.token=t", f"--ServerApp.root_dir={root}"]
+    if kind == "voila":
+        return [sys.executable, "-m", "voila", name, "--no-browser", f"--port={port}", "--Voila.ip=127.0.0.1"]
+    return [
+        sys.executable,
+        "-m",
+        KINDS[kind],
+        "--no-browser",
+        "--allow-root",
+        "--ip=127.0.0.1",
+        f"--port={port}",
+        "--ServerApp.port_retries=0",
+        "--IdentityProvider.token=t",
+        f"--ServerApp.root_dir={root}",
+    ]
 
 
 def answers(address):
     "Is anybody there?"
-    try: return urllib.request.urlopen(address, timeout=5).status == 200
-    except OSError: return False
+    try:
+        return urllib.request.urlopen(address, timeout=5).status == 200
+    except OSError:
+        return False
 
 
 def wait_until(true, seconds, what):
     "What `true` returns, once that is something."
     end = time.monotonic() + seconds
     while not (got := true()):
-        if time.monotonic() > end: raise TimeoutError(f"waited {seconds} s for {what}")
-        time.sleep(.05)
+        if time.monotonic() > end:
+            raise TimeoutError(f"waited {seconds} s for {what}")
+        time.sleep(0.05)
     return got
 
 
@@ -97,18 +132,31 @@ def server(kind, notebook, root=None, seconds=120):
         with socket.socket() as s:
             s.bind(("127.0.0.1", 0))
             port = s.getsockname()[1]
-        own = {f"JUPYTER_{w.upper()}_DIR": str(place / w) for w in ("config", "runtime", "data")} | {"IPYTHONDIR": str(place / "ipython"), "JUPYTERLAB_SETTINGS_DIR": str(place / "settings"), "JUPYTERLAB_WORKSPACES_DIR": str(place / "workspaces")}
+        own = {f"JUPYTER_{w.upper()}_DIR": str(place / w) for w in ("config", "runtime", "data")} | {
+            "IPYTHONDIR": str(place / "ipython"),
+            "JUPYTERLAB_SETTINGS_DIR": str(place / "settings"),
+            "JUPYTERLAB_WORKSPACES_DIR": str(place / "workspaces"),
+        }
         with open(place / "log", "w+") as log:
-            run = subprocess.Popen(command(kind, Path(notebook).name, port, root), cwd=root, env=os.environ | own, stdout=log, stderr=log)
+            run = subprocess.Popen(
+                command(kind, Path(notebook).name, port, root), cwd=root, env=os.environ | own, stdout=log, stderr=log
+            )
             try:
-                up = lambda: answers(f"http://127.0.0.1:{port}{READY[kind]}") or run.poll() is not None
+
+                def up():
+                    return answers(f"http://127.0.0.1:{port}{READY[kind]}") or run.poll() is not None
+
                 wait_until(up, seconds, f"{kind} to answer")
-                if run.poll() is not None: raise RuntimeError(f"{kind} ended: {(place / 'log').read_text()[-2000:]}")
+                if run.poll() is not None:
+                    raise RuntimeError(f"{kind} ended: {(place / 'log').read_text()[-2000:]}")
                 yield f"http://127.0.0.1:{port}{PLACE[kind].format(Path(notebook).name)}"
             finally:
                 run.terminate()  # its kernels end with it
-                try: run.wait(30)
-                except subprocess.TimeoutExpired: run.kill(); run.wait()
+                try:
+                    run.wait(30)
+                except subprocess.TimeoutExpired:
+                    run.kill()
+                    run.wait()
 
 
 # pages
@@ -123,10 +171,13 @@ def browser():
         yield LIVE[0]
         return
     from playwright.sync_api import sync_playwright
+
     with sync_playwright() as p:
         LIVE.append(p.chromium.launch(executable_path=chromium(), args=FLAGS))
-        try: yield LIVE[0]
-        finally: LIVE.pop().close()
+        try:
+            yield LIVE[0]
+        finally:
+            LIVE.pop().close()
 
 
 @contextmanager
@@ -135,18 +186,24 @@ def page(width=1280, height=800):
     with browser() as b:
         p = b.new_page(viewport={"width": width, "height": height}, accept_downloads=True)
         p.errors = []
-        note = lambda text: None if any(re.search(k, text, re.S) for k in KNOWN) else p.errors.append(text)
+
+        def note(text):
+            return None if any(re.search(k, text, re.S) for k in KNOWN) else p.errors.append(text)
+
         p.on("console", lambda m: note(f"{m.text} ({m.location.get('url')})") if m.type == "error" else None)
         p.on("pageerror", lambda e: note(f"uncaught: {e}\n{e.stack}"))
         p.set_default_timeout(60_000)
-        try: yield p
-        finally: p.close()
+        try:
+            yield p
+        finally:
+            p.close()
 
 
 def open_notebook(p, kind, url, selector=".x-picture", seconds=180):
     "Open it, run all, and wait until its picture has decoded pixels."
     p.goto(url, wait_until="domcontentloaded")
-    if kind != "voila": run_all(p, url, seconds)
+    if kind != "voila":
+        run_all(p, url, seconds)
     other_pixels(p, selector, None, seconds)
 
 
@@ -159,22 +216,31 @@ def kernels(p, url):
 def run_all(p, url, seconds=180):
     "Run all cells of the notebook in JupyterLab or Notebook 7, and wait for the last."
     from playwright.sync_api import TimeoutError as Late
+
     p.locator(".jp-CodeCell").first.wait_for()
     for _ in range(5):  # an order that comes before the page knows its kernel is silently lost: look, and give it again
-        wait_until(lambda: any(k["execution_state"] == "idle" and k["connections"] for k in kernels(p, url)), seconds, "the kernel")
+        wait_until(
+            lambda: any(k["execution_state"] == "idle" and k["connections"] for k in kernels(p, url)),
+            seconds,
+            "the kernel",
+        )
         p.get_by_role("menuitem", name="Run", exact=True).click()
         p.get_by_role("menuitem", name="Run All Cells", exact=True).click()
         try:
             p.wait_for_function(PROMPTS + r".some(t => /\[(\*|\d+)\]/.test(t))", timeout=5000)
             break
-        except Late: pass
-    else: raise TimeoutError("the kernel took no order to run all cells")
+        except Late:
+            pass
+    else:
+        raise TimeoutError("the kernel took no order to run all cells")
     p.wait_for_function("!" + PROMPTS + ".some(t => t.includes('*'))", timeout=1000 * seconds)
 
 
 def outputs_in_red(p):
     "What cells wrote as errors or on the error stream."
-    return p.locator('[data-mime-type="application/vnd.jupyter.error"], [data-mime-type="application/vnd.jupyter.stderr"]').all_inner_texts()
+    return p.locator(
+        '[data-mime-type="application/vnd.jupyter.error"], [data-mime-type="application/vnd.jupyter.stderr"]'
+    ).all_inner_texts()
 
 
 def pixels(p, selector):
@@ -184,7 +250,8 @@ def pixels(p, selector):
 
 def awaited(p, selector, same, value, seconds):
     "The pixels, once they are, or are not, `value`."
-    if (now := p.evaluate(WAIT, [selector, same, value, 1000 * seconds])) is None: raise TimeoutError(f"waited {seconds} s for {'certain' if same else 'other'} pixels in {selector}")
+    if (now := p.evaluate(WAIT, [selector, same, value, 1000 * seconds])) is None:
+        raise TimeoutError(f"waited {seconds} s for {'certain' if same else 'other'} pixels in {selector}")
     return now
 
 
@@ -200,7 +267,7 @@ def await_picture(p, selector, image, seconds=60):
 
 def picture(p, selector):
     "The decoded pixels themselves: uint8 (h w 3)."
-    address = p.evaluate("async selector => {%s return c.toDataURL('image/png') }" % CANVAS, selector)
+    address = p.evaluate(f"async selector => {{{CANVAS} return c.toDataURL('image/png') }}", selector)
     return np.asarray(Image.open(io.BytesIO(b64decode(address.split(",")[1]))).convert("RGB"))
 
 

@@ -2,6 +2,7 @@
 
 Writes mmccd/weights/threshold-{flair,t1,t1ce,t2}/. What they were calibrated on, and the false-positive rate on subjects
 that took no part, stands in each config.json. To be run again whenever the default phantom changes (it is frozen by version)."""
+
 import argparse
 import datetime
 from concurrent.futures import ProcessPoolExecutor
@@ -12,8 +13,10 @@ import torch
 
 import mmccd
 from mmccd import phantom
-from mmccd.data import MODALITIES, SLICE_RANGE, Case
+from mmccd.cases.case import Case
 from mmccd.detector import Threshold, calibrate
+from mmccd.phantom import MODALITIES
+from mmccd.slices import SLICE_RANGE
 
 
 def subject(seed, index):
@@ -34,20 +37,41 @@ def main():
     args = parser.parse_args()
     n = args.subjects + args.held_out
     torch.set_num_threads(1)
-    with ProcessPoolExecutor(args.jobs) as pool: made = list(pool.map(subject, [args.seed] * n, range(n)))
+    with ProcessPoolExecutor(args.jobs) as pool:
+        made = list(pool.map(subject, [args.seed] * n, range(n)))
     version = getattr(phantom, "VERSION", "unversioned")
     for m in MODALITIES:
-        x, brain = (torch.cat(t) for t in zip(*(s[m] for s in made[:args.subjects])))
+        x, brain = (torch.cat(t) for t in zip(*(s[m] for s in made[: args.subjects])))
         detector = Threshold(input=m)
-        calibrate(detector, x, brain, args.fpr, f"healthy phantom subjects, axial slices {SLICE_RANGE[0]} to {SLICE_RANGE[-1]}, no lesion anywhere",
-                  subjects=args.subjects, seed=args.seed, phantom=version, version=mmccd.__version__,
-                  date=datetime.date.today().isoformat())
-        rates = [detector.segment(detector.anomaly_map(x, b))[b].double().mean().item() for x, b in (s[m] for s in made[args.subjects:])]
-        detector.calibration["held_out"] = {"subjects": len(rates), "fpr_mean": float(np.mean(rates)), "fpr_sd": float(np.std(rates, ddof=1)),
-                                            "fpr_min": min(rates), "fpr_max": max(rates)}
+        calibrate(
+            detector,
+            x,
+            brain,
+            args.fpr,
+            f"healthy phantom subjects, axial slices {SLICE_RANGE[0]} to {SLICE_RANGE[-1]}, no lesion anywhere",
+            subjects=args.subjects,
+            seed=args.seed,
+            phantom=version,
+            version=mmccd.__version__,
+            date=datetime.date.today().isoformat(),
+        )
+        rates = [
+            detector.segment(detector.anomaly_map(x, b))[b].double().mean().item()
+            for x, b in (s[m] for s in made[args.subjects :])
+        ]
+        detector.calibration["held_out"] = {
+            "subjects": len(rates),
+            "fpr_mean": float(np.mean(rates)),
+            "fpr_sd": float(np.std(rates, ddof=1)),
+            "fpr_min": min(rates),
+            "fpr_max": max(rates),
+        }
         detector.save_pretrained(args.out / f"threshold-{m}")
-        print(f"{m:6s} threshold {detector.threshold:.4f}; {args.fpr:.0%} asked for, on {len(rates)} held-out subjects "
-              f"{np.mean(rates):.2%} +- {np.std(rates, ddof=1):.2%} ({min(rates):.2%} to {max(rates):.2%})")
+        print(
+            f"{m:6s} threshold {detector.threshold:.4f}; {args.fpr:.0%} asked for, on {len(rates)} held-out subjects "
+            f"{np.mean(rates):.2%} +- {np.std(rates, ddof=1):.2%} ({min(rates):.2%} to {max(rates):.2%})"
+        )
 
 
-if __name__ == "__main__": main()
+if __name__ == "__main__":
+    main()

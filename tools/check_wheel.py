@@ -1,11 +1,17 @@
 """Build the package, install the wheel in a clean environment without the extras, and use it from another folder."""
-import os, subprocess, sys, tempfile, time, zipfile
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
 from pathlib import Path
-from shutil import copytree, copy, ignore_patterns
+from shutil import copy, copytree, ignore_patterns
 
 ROOT = Path(__file__).resolve().parent.parent
-NOT_NEEDED = ['nbdev', 'fastcore', 'execnb', 'ipywidgets', 'ipyniivue', 'IPython', 'pytest']
-PROBE = f'''
+NOT_NEEDED = ["nbdev", "fastcore", "execnb", "ipywidgets", "ipyniivue", "IPython", "pytest"]
+PROBE = f"""
 import importlib, importlib.util, pkgutil, sys, mmccd
 from pathlib import Path
 assert Path(mmccd.__file__).is_relative_to(sys.prefix), f"mmccd comes from {{mmccd.__file__}}, not from the wheel"
@@ -14,54 +20,82 @@ for name in names: importlib.import_module("mmccd." + name)
 there = [n for n in {NOT_NEEDED} if n in sys.modules or importlib.util.find_spec(n)]
 assert not there, f"a plain installation must not need {{', '.join(there)}}"
 print(len(names), "modules import:", ", ".join(names))
-'''
+"""
 
 
 def weights(names):
     "Paths of the weights among `names`, from mmccd/ on."
-    return {n for n in names if n.startswith('mmccd/weights/') and n.endswith(('.json', '.safetensors', '.md', '.png', '.csv'))}
+    return {
+        n
+        for n in names
+        if n.startswith("mmccd/weights/") and n.endswith((".json", ".safetensors", ".md", ".png", ".csv"))
+    }
 
 
 def build(out):
     "The wheel, built from the source distribution, built from a copy (a build/ folder left behind would leak into it)."
-    source = out/'source'
-    for name in ('pyproject.toml', 'README.md', 'LICENSE'): source.mkdir(exist_ok=True); copy(ROOT/name, source)
-    copytree(ROOT/'mmccd', source/'mmccd', ignore=ignore_patterns('__pycache__'))
-    run([sys.executable, '-m', 'build', '--outdir', out/'dist', source])
-    return next((out/'dist').glob('*.whl'))
+    source = out / "source"
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        source.mkdir(exist_ok=True)
+        copy(ROOT / name, source)
+    copytree(ROOT / "mmccd", source / "mmccd", ignore=ignore_patterns("__pycache__"))
+    run([sys.executable, "-m", "build", "--outdir", out / "dist", source])
+    return next((out / "dist").glob("*.whl"))
 
 
 def run(command, cwd=None, limit=900):
     "Run `command` outside the checkout; what it printed, or the end of this script."
-    env = {k: v for k, v in os.environ.items() if k not in ('PYTHONPATH', 'VIRTUAL_ENV')}
-    start, words = time.monotonic(), ' '.join([Path(command[0]).name, *map(str, command[1:])])
-    words = words if len(words) < 90 and '\n' not in words else words.split('\n')[0][:60] + ' ...'
-    done = subprocess.run([str(c) for c in command], cwd=cwd, env=env | {'MPLBACKEND': 'Agg', 'HF_HUB_OFFLINE': '1'},
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=limit)
-    if done.returncode: sys.exit(f'{done.stdout[-4000:]}\nwheel: exit code {done.returncode} from: {words}')
-    print(f'wheel: {time.monotonic() - start:6.1f} s  {words}', flush=True)
+    env = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    start, words = time.monotonic(), " ".join([Path(command[0]).name, *map(str, command[1:])])
+    words = words if len(words) < 90 and "\n" not in words else words.split("\n")[0][:60] + " ..."
+    done = subprocess.run(
+        [str(c) for c in command],
+        cwd=cwd,
+        env=env | {"MPLBACKEND": "Agg", "HF_HUB_OFFLINE": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=limit,
+    )
+    if done.returncode:
+        sys.exit(f"{done.stdout[-4000:]}\nwheel: exit code {done.returncode} from: {words}")
+    print(f"wheel: {time.monotonic() - start:6.1f} s  {words}", flush=True)
     return done.stdout
 
 
 def main():
     with tempfile.TemporaryDirectory() as tmp:
         tmp = Path(tmp)
-        wheel, elsewhere, venv = build(tmp), tmp/'elsewhere', tmp/'venv'
+        wheel, elsewhere, venv = build(tmp), tmp / "elsewhere", tmp / "venv"
         inside = weights(zipfile.ZipFile(wheel).namelist())
-        ours = weights(p.relative_to(ROOT).as_posix() for p in ROOT.glob('mmccd/weights/**/*') if p.is_file())
-        if not ours: sys.exit('wheel: there are no weights in mmccd/weights/, and `mmccd detect` needs some.')
-        if inside != ours: sys.exit(f'wheel: weights that are only here or only in the wheel: {", ".join(sorted(inside ^ ours))}')
-        print(f'wheel: {wheel.name}, {wheel.stat().st_size / 1e6:.1f} MB, {len(inside)} weight files inside')
+        ours = weights(p.relative_to(ROOT).as_posix() for p in ROOT.glob("mmccd/weights/**/*") if p.is_file())
+        if not ours:
+            sys.exit("wheel: there are no weights in mmccd/weights/, and `mmccd detect` needs some.")
+        if inside != ours:
+            sys.exit(f"wheel: weights that are only here or only in the wheel: {', '.join(sorted(inside ^ ours))}")
+        print(f"wheel: {wheel.name}, {wheel.stat().st_size / 1e6:.1f} MB, {len(inside)} weight files inside")
         elsewhere.mkdir()
-        run([sys.executable, '-m', 'venv', venv])
-        pip = [venv/'bin/python', '-m', 'pip', '--disable-pip-version-check', '-q', 'install', '-c', ROOT/'constraints.txt']
+        run([sys.executable, "-m", "venv", venv])
+        pip = [
+            venv / "bin/python",
+            "-m",
+            "pip",
+            "--disable-pip-version-check",
+            "-q",
+            "install",
+            "-c",
+            ROOT / "constraints.txt",
+        ]
         run([*pip, wheel], elsewhere)
-        print('wheel:', run([venv/'bin/python', '-c', PROBE], elsewhere).strip().splitlines()[-1])
-        if 'demo' not in run([venv/'bin/mmccd', '--help'], elsewhere): sys.exit('wheel: `mmccd --help` does not name the demo')
-        run([venv/'bin/mmccd', 'demo', '--out', 'out'], elsewhere)
-        for pattern in ('*_anomaly.nii.gz', '*_segmentation.nii.gz', '*.png', '*.json'):
-            if not any((elsewhere/'out').rglob(pattern)): sys.exit(f'wheel: the demo wrote no {pattern}')
-    print('wheel: builds, installs without extras, imports, and its demo runs')
+        print("wheel:", run([venv / "bin/python", "-c", PROBE], elsewhere).strip().splitlines()[-1])
+        if "demo" not in run([venv / "bin/mmccd", "--help"], elsewhere):
+            sys.exit("wheel: `mmccd --help` does not name the demo")
+        run([venv / "bin/mmccd", "demo", "--out", "out"], elsewhere)
+        for pattern in ("*_anomaly.nii.gz", "*_segmentation.nii.gz", "*.png", "*.json"):
+            if not any((elsewhere / "out").rglob(pattern)):
+                sys.exit(f"wheel: the demo wrote no {pattern}")
+    print("wheel: builds, installs without extras, imports, and its demo runs")
 
 
-if __name__ == '__main__': sys.exit(main())
+if __name__ == "__main__":
+    sys.exit(main())

@@ -3,6 +3,7 @@
 Each network learns all six directed pairs of FLAIR, T1 and T2 at once (the pair is its label) on healthy phantom slices of 64x64, for the same CPU
 seconds of one core, with a learning rate that falls over that time. Judged by the error inside the brain on subjects it has not seen, averaged weights.
 Writes data/results/unets.json."""
+
 import argparse
 import itertools
 import json
@@ -14,9 +15,12 @@ from pathlib import Path
 
 import torch
 
-from mmccd.slices import split_subjects
-from mmccd.store import Phantoms, SliceStore, prepare
-from mmccd.training import TrainConfig, batch_indices, ema_average, mean_inside, seed_of
+from mmccd.cases.phantoms import Phantoms
+from mmccd.cases.prepare import prepare
+from mmccd.cases.store import SliceStore
+from mmccd.cases.subjects import split_subjects
+from mmccd.runtime import derive_seed
+from mmccd.training_loop import TrainConfig, batch_indices, ema_average, masked_mean
 from mmccd.unet import UNet, count_parameters, preset
 
 RESULT = Path(__file__).parent.parent / "data" / "results" / "unets.json"
@@ -38,7 +42,7 @@ def task(batch, labels):
     stack = torch.stack([batch[m] for m in MODALITIES], 1)
     rows = torch.arange(len(labels))
     ends = torch.tensor([[MODALITIES.index(m) for m in p] for p in PAIRS])[labels]
-    return [torch.where(batch["brain"], stack[rows, ends[:, k]], -1.) for k in (0, 1)]
+    return [torch.where(batch["brain"], stack[rows, ends[:, k]], -1.0) for k in (0, 1)]
 
 
 @torch.no_grad()
@@ -51,28 +55,39 @@ def judge(net, val):
         labels = torch.full((len(val),), k)
         x, y = task(batch, labels)
         out = torch.cat([net(a, label=b) for a, b in zip(x.split(16), labels.split(16))])
-        errors["-".join(pair)] = mean_inside((out - y) ** 2, batch["brain"]).item()
+        errors["-".join(pair)] = masked_mean((out - y) ** 2, batch["brain"]).item()
     net.train()
     return errors
 
 
 def learn(config, data, val, seconds, lr, seed=0):
     "Train for so many CPU seconds."
-    torch.manual_seed(seed_of(seed, "weights"))
+    torch.manual_seed(derive_seed(seed, "weights"))
     net, settings = UNet(config), TrainConfig(batch_size=16, seed=seed)
-    average = torch.optim.swa_utils.AveragedModel(net, avg_fn=lambda a, b, n: ema_average(a, b, n, .995))
+    average = torch.optim.swa_utils.AveragedModel(net, avg_fn=lambda a, b, n: ema_average(a, b, n, 0.995))
     optimizer, step, begin = torch.optim.AdamW(net.parameters(), lr=lr), 0, time.process_time()
     while (spent := (time.process_time() - begin) / seconds) < 1:
-        for group in optimizer.param_groups: group["lr"] = lr * min(1, (step + 1) / 50) * (1 + math.cos(math.pi * spent)) / 2
+        for group in optimizer.param_groups:
+            group["lr"] = lr * min(1, (step + 1) / 50) * (1 + math.cos(math.pi * spent)) / 2
         batch = data.batch(batch_indices(len(data), settings, step))
-        labels = torch.randint(len(PAIRS), (16,), generator=torch.Generator().manual_seed(seed_of(seed, "step", step)))
+        labels = torch.randint(
+            len(PAIRS), (16,), generator=torch.Generator().manual_seed(derive_seed(seed, "step", step))
+        )
         x, y = task(batch, labels)
-        loss = mean_inside((net(x, label=labels) - y) ** 2, batch["brain"])
-        optimizer.zero_grad(); loss.backward()
-        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.)
-        optimizer.step(); average.update_parameters(net); step += 1
+        loss = masked_mean((net(x, label=labels) - y) ** 2, batch["brain"])
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        optimizer.step()
+        average.update_parameters(net)
+        step += 1
     errors = judge(average.module, val)
-    return {"parameters": count_parameters(net), "steps": step, "val_loss": sum(errors.values()) / len(errors), "pairs": errors}
+    return {
+        "parameters": count_parameters(net),
+        "steps": step,
+        "val_loss": sum(errors.values()) / len(errors),
+        "pairs": errors,
+    }
 
 
 def main():
@@ -88,15 +103,27 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         prepare(Phantoms(healthy=args.subjects, seed=args.seed), folder, modalities=MODALITIES, jobs=2)
         store = SliceStore(folder)
-        parts = split_subjects(store.ids, val=.15)
+        parts = split_subjects(store.ids, val=0.15)
         data, val = (store.dataset(parts[k]) for k in ("train", "val"))
         found = {}
         for name in args.only:
             found[name] = learn(preset("tiny", labels=len(PAIRS), **CANDIDATES[name]), data, val, args.seconds, args.lr)
-            print(f"{name:38} {found[name]['parameters']:8,} parameters, {found[name]['steps']:5} steps, loss {found[name]['val_loss']:.4f}", flush=True)
-    record = {"command": f"python tools/compare_unets.py --seconds {args.seconds:g} --subjects {args.subjects} --seed {args.seed} --lr {args.lr:g}", "date": date.today().isoformat(),
-              "device": "cpu, one thread", "torch": torch.__version__, "seconds": args.seconds, "train": data.describe(), "validation": val.describe(), "networks": found}
+            print(
+                f"{name:38} {found[name]['parameters']:8,} parameters, {found[name]['steps']:5} steps, loss {found[name]['val_loss']:.4f}",
+                flush=True,
+            )
+    record = {
+        "command": f"python tools/compare_unets.py --seconds {args.seconds:g} --subjects {args.subjects} --seed {args.seed} --lr {args.lr:g}",
+        "date": date.today().isoformat(),
+        "device": "cpu, one thread",
+        "torch": torch.__version__,
+        "seconds": args.seconds,
+        "train": data.describe(),
+        "validation": val.describe(),
+        "networks": found,
+    }
     args.out.write_text(json.dumps(record, indent=1) + "\n")
 
 
-if __name__ == "__main__": main()
+if __name__ == "__main__":
+    main()

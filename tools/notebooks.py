@@ -5,7 +5,15 @@
 
 NAME is a notebook's name without its ending; none means all. The exit code is 1 if a notebook failed, ran out of time or
 was skipped."""
-import argparse, json, os, re, signal, subprocess, sys, time
+
+import argparse
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from configparser import ConfigParser
 from pathlib import Path
@@ -16,32 +24,49 @@ BIN = Path(sys.executable).parent
 
 def environment(kind):
     "One thread, no network; as a test no display either (while a kernel that keeps pictures chooses its own backend)."
-    env = {k: v for k, v in os.environ.items() if k not in ('MPLBACKEND', 'IN_TEST')}
-    threads = dict.fromkeys(('OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'OPENBLAS_NUM_THREADS'), '1')
-    return env | threads | {'HF_HUB_OFFLINE': '1', 'PYTHONUNBUFFERED': '1'} | ({'MPLBACKEND': 'Agg'} if kind == 'test' else {})
+    env = {k: v for k, v in os.environ.items() if k not in ("MPLBACKEND", "IN_TEST")}
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+    return (
+        env
+        | threads
+        | {"HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
+        | ({"MPLBACKEND": "Agg"} if kind == "test" else {})
+    )
 
 
 def skipped(cell, root):
     "Does nbdev leave this code cell out of a test?"
-    flags = ConfigParser(); flags.read(root/'settings.ini')
-    said = dict(re.findall(r'^#\|\s*([\w-]+):?[ \t]*(\w*)', ''.join(cell['source']), re.M))
-    return said.get('eval') == 'false' or bool(said.keys() & flags['DEFAULT']['tst_flags'].split())
+    flags = ConfigParser()
+    flags.read(root / "settings.ini")
+    said = dict(re.findall(r"^#\|\s*([\w-]+):?[ \t]*(\w*)", "".join(cell["source"]), re.M))
+    return said.get("eval") == "false" or bool(said.keys() & flags["DEFAULT"]["tst_flags"].split())
 
 
 def wanted(names, root):
     "The notebooks called `names` (all if none is named), as paths."
-    found = {p.stem: p for p in sorted((root/'nbs').rglob('*.ipynb')) if '.ipynb_checkpoints' not in p.parts}
+    found = {p.stem: p for p in sorted((root / "nbs").rglob("*.ipynb")) if ".ipynb_checkpoints" not in p.parts}
     unknown = [n for n in names if n not in found]
-    if unknown: sys.exit(f'No notebook is called {", ".join(unknown)}; there are {", ".join(found) or "none"}.')
-    if not found: sys.exit('There is no notebook in nbs/.')
+    if unknown:
+        sys.exit(f"No notebook is called {', '.join(unknown)}; there are {', '.join(found) or 'none'}.")
+    if not found:
+        sys.exit("There is no notebook in nbs/.")
     return [found[n] for n in names or found]
 
 
 def launch(command, limit, env, root):
     "Run `command`; its exit code (None: out of time) and all it printed. Its children end with it."
-    job = subprocess.Popen(command, cwd=root, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                           errors='replace', start_new_session=True)
-    try: return job.communicate(timeout=limit)[0], job.returncode
+    job = subprocess.Popen(
+        command,
+        cwd=root,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
+    try:
+        return job.communicate(timeout=limit)[0], job.returncode
     except subprocess.TimeoutExpired:
         os.killpg(job.pid, signal.SIGKILL)
         return job.communicate()[0], None
@@ -50,15 +75,25 @@ def launch(command, limit, env, root):
 def attempt(kind, path, limit, root=ROOT):
     "Run one notebook: its problem in words ('' if it passed), the log and the seconds it took."
     start = time.monotonic()
-    cells = [c for c in json.loads(path.read_text(encoding='utf-8'))['cells'] if c['cell_type'] == 'code']
-    command = [BIN/'nbdev_test', '--path', path, '--do_print'] if kind == 'test' else [sys.executable, __file__, 'one', path]
+    cells = [c for c in json.loads(path.read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "code"]
+    command = (
+        [BIN / "nbdev_test", "--path", path, "--do_print"]
+        if kind == "test"
+        else [sys.executable, __file__, "one", path]
+    )
     log, code = launch([str(c) for c in command], limit, environment(kind), root)
-    if path.name.startswith('_') or path.parent != root/'nbs': problem = 'is skipped by nbdev: its place or name hides it'
-    elif code is None: problem = f'ran out of time ({limit:.0f} s)'
-    elif code: problem = 'failed'
-    elif kind == 'test' and f'- Completed {path}' not in log: problem = 'was skipped by nbdev_test'
-    elif cells and all(skipped(c, root) for c in cells): problem = 'has no cell that runs'
-    else: problem = ''
+    if path.name.startswith("_") or path.parent != root / "nbs":
+        problem = "is skipped by nbdev: its place or name hides it"
+    elif code is None:
+        problem = f"ran out of time ({limit:.0f} s)"
+    elif code:
+        problem = "failed"
+    elif kind == "test" and f"- Completed {path}" not in log:
+        problem = "was skipped by nbdev_test"
+    elif cells and all(skipped(c, root) for c in cells):
+        problem = "has no cell that runs"
+    else:
+        problem = ""
     return problem, log, time.monotonic() - start
 
 
@@ -66,36 +101,53 @@ def run_in_place(path, root=ROOT):
     "Execute one notebook in a fresh kernel and write it back without noise; a notebook that fails stays as it was."
     import nbformat
     from nbclient import NotebookClient
+
     nb = nbformat.read(path, 4)
-    code = [c for c in nb.cells if c.cell_type == 'code']
+    code = [c for c in nb.cells if c.cell_type == "code"]
     for c in code:
-        if skipped(c, root): c.metadata['tags'] = ['skip-execution']      # keeps the outputs it has
-    NotebookClient(nb, timeout=None, kernel_name='python3', store_widget_state=False,
-                   resources={'metadata': {'path': str(path.parent)}}).execute()
-    nb.metadata.pop('widgets', None)
+        if skipped(c, root):
+            c.metadata["tags"] = ["skip-execution"]  # keeps the outputs it has
+    NotebookClient(
+        nb,
+        timeout=None,
+        kernel_name="python3",
+        store_widget_state=False,
+        resources={"metadata": {"path": str(path.parent)}},
+    ).execute()
+    nb.metadata.pop("widgets", None)
     for c in code:
-        c.metadata.pop('tags', None)
-        c.outputs = [o for o in c.outputs if o.get('name') != 'stderr']
-        for o in c.outputs: o.get('data', {}).pop('application/vnd.jupyter.widget-view+json', None)
+        c.metadata.pop("tags", None)
+        c.outputs = [o for o in c.outputs if o.get("name") != "stderr"]
+        for o in c.outputs:
+            o.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
     nbformat.write(nb, path)
-    subprocess.run([BIN/'nbdev_clean', '--fname', path], cwd=root, check=True)
+    subprocess.run([BIN / "nbdev_clean", "--fname", path], cwd=root, check=True)
 
 
 def main(argv=None, root=ROOT):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('kind', choices=['test', 'run', 'one'])
-    parser.add_argument('names', nargs='*', metavar='NAME')
-    parser.add_argument('--timeout', type=float, default=600, help='seconds for each notebook (default %(default)g)')
-    parser.add_argument('--jobs', type=int, default=2, help='notebooks at a time (default %(default)d)')
+    parser.add_argument("kind", choices=["test", "run", "one"])
+    parser.add_argument("names", nargs="*", metavar="NAME")
+    parser.add_argument("--timeout", type=float, default=600, help="seconds for each notebook (default %(default)g)")
+    parser.add_argument("--jobs", type=int, default=2, help="notebooks at a time (default %(default)d)")
     args = parser.parse_args(argv)
-    if args.kind == 'one': return run_in_place(Path(args.names[0]), root)
+    if args.kind == "one":
+        return run_in_place(Path(args.names[0]), root)
     paths, failed = wanted(args.names, root), []
     with ThreadPoolExecutor(args.jobs) as pool:
-        for path, (problem, log, seconds) in zip(paths, pool.map(lambda p: attempt(args.kind, p, args.timeout, root), paths)):
-            print(f'{path.stem:24} {seconds:6.1f} s  {problem or "ok"}', flush=True)
-            if problem: failed.append(path.stem); print('\n'.join('    ' + line for line in log.splitlines()[-40:]), flush=True)
-    print(f'{len(paths) - len(failed)} notebooks passed' + (f', {len(failed)} did not: {", ".join(failed)}' if failed else ''))
+        for path, (problem, log, seconds) in zip(
+            paths, pool.map(lambda p: attempt(args.kind, p, args.timeout, root), paths)
+        ):
+            print(f"{path.stem:24} {seconds:6.1f} s  {problem or 'ok'}", flush=True)
+            if problem:
+                failed.append(path.stem)
+                print("\n".join("    " + line for line in log.splitlines()[-40:]), flush=True)
+    print(
+        f"{len(paths) - len(failed)} notebooks passed"
+        + (f", {len(failed)} did not: {', '.join(failed)}" if failed else "")
+    )
     return 1 if failed else 0
 
 
-if __name__ == '__main__': sys.exit(main())
+if __name__ == "__main__":
+    sys.exit(main())

@@ -4,6 +4,7 @@ RUN is a folder that `mmccd train cycle STORE --modalities flair,t1,t2` left: on
 cycle/, with the card and the curve of the training; each cycle-X-Y/ holds its configuration and its own threshold, calibrated on the healthy subjects of
 CALIBRATION_STORE (`mmccd prepare phantom calibration.zarr --healthy 20 --seed 403 --whole-heads --slices 30:125 --size 240 --modalities flair,t1,t2`), at
 their own size as `mmccd detect` does it. The card quotes data/results/cyclic_phantom.json, which needs the weights first: make it, then run this again with --card-only."""
+
 import argparse
 import csv
 import json
@@ -13,12 +14,13 @@ from pathlib import Path
 
 import torch
 
+from mmccd.cases.store import SliceStore
 from mmccd.cycle import CyclicUNet
-from mmccd.data import SLICE_RANGE
-from mmccd.detect import map_slices
-from mmccd.detector import fingerprint, healthy_threshold, load_detector, save_detector, write_atomic
-from mmccd.store import SliceStore
-from mmccd.training import duration
+from mmccd.detection.maps import map_slices
+from mmccd.detector import fingerprint, healthy_threshold, load_detector, save_detector
+from mmccd.files import write_atomic
+from mmccd.runtime import duration
+from mmccd.slices import SLICE_RANGE
 from mmccd.translate import directed_pairs
 
 MODALITIES, KINDS = ("flair", "t1", "t2"), ("glioma", "ms", "infarct")
@@ -27,7 +29,8 @@ LIMITS = """It was shown healthy made-up heads only, adult anatomy and the contr
 stripping. Pixels are as coarse as 64 to a side: a lesion of a few millimetres is lost. A cycle gives back part of what it never saw (chapter 09), so a dark map is no sign of health. The threshold keeps its promise on average over heads like
 those above, not for a single one, and not for real scans. No real patient was used.
 """
-CARD = """# cycle: one U-Net for six ways between FLAIR, T1 and T2
+CARD = (
+    """# cycle: one U-Net for six ways between FLAIR, T1 and T2
 
 **For research and teaching, not a medical device.**
 
@@ -57,44 +60,86 @@ python tools/ship_cycle.py run calibration.zarr
 
 ## Limits
 
-""" + LIMITS
+"""
+    + LIMITS
+)
 
 
 @torch.no_grad()
-def calibrate_on(detector, data, fpr=.01, places=None):
+def calibrate_on(detector, data, fpr=0.01, places=None):
     "A threshold with the share `fpr` of the brain above it in slices 70 to 89, as the plain thresholds have it; and the share in whole heads, and in each subject. `places`: look at these only."
     values, chosen = [], [k for k, r in enumerate(data.rows) if places is None or r.place in places]
-    if gone := sorted(set(places or ()) - {r.place for r in data.rows}): raise ValueError(f"the store has no slices at place {gone[0]}; prepare them")
+    if gone := sorted(set(places or ()) - {r.place for r in data.rows}):
+        raise ValueError(f"the store has no slices at place {gone[0]}; prepare them")
     for i in range(0, len(chosen), 16):
-        b = data.batch(chosen[i:i + 16])
+        b = data.batch(chosen[i : i + 16])
         a = map_slices(detector, b[detector.config.input], b["brain"])
         values += [s[m] for s, m in zip(a, b["brain"])]
     middle = [(v, data.rows[k].id) for v, k in zip(values, chosen) if data.rows[k].place in SLICE_RANGE]
-    where = f"axial slices {SLICE_RANGE[0]} to {SLICE_RANGE[-1]}" if places is None else f"axial slices {', '.join(map(str, places))}"
+    where = (
+        f"axial slices {SLICE_RANGE[0]} to {SLICE_RANGE[-1]}"
+        if places is None
+        else f"axial slices {', '.join(map(str, places))}"
+    )
     everything = torch.cat([v for v, _ in middle])
     h = healthy_threshold(everything, fpr)
-    above = lambda parts: (torch.cat(parts) > h).double().mean().item()
+
+    def above(parts):
+        return (torch.cat(parts) > h).double().mean().item()
+
     shares = [above([v for v, r in middle if r == id]) for id in dict.fromkeys(r for _, r in middle)]
-    detector.calibration = {"threshold": h, "fpr": fpr, "fpr_reached": above([everything]), "pixels": len(everything), "slices": len(middle), "subjects": len(shares),
-                            "fpr_of_subjects": [min(shares), max(shares)]} | ({"fpr_whole_heads": above(values)} if places is None else {}) | {"data": f"{where} of {data.describe()}",
-                            "date": date.today().isoformat()}
+    detector.calibration = (
+        {
+            "threshold": h,
+            "fpr": fpr,
+            "fpr_reached": above([everything]),
+            "pixels": len(everything),
+            "slices": len(middle),
+            "subjects": len(shares),
+            "fpr_of_subjects": [min(shares), max(shares)],
+        }
+        | ({"fpr_whole_heads": above(values)} if places is None else {})
+        | {"data": f"{where} of {data.describe()}", "date": date.today().isoformat()}
+    )
     return detector
 
 
-def scores(shared, name="cycle", file=RESULT, tool="tools/cyclic_phantom.py", rivals=(("threshold on the same input", "threshold {input}"),)):
+def scores(
+    shared,
+    name="cycle",
+    file=RESULT,
+    tool="tools/cyclic_phantom.py",
+    rivals=(("threshold on the same input", "threshold {input}"),),
+):
     "The evidence as a table, if it was made with these very weights. `rivals`: heading, and which other row of the evidence stands below it."
     r = json.loads(file.read_text()) if file.exists() else {"methods": {}}
     names = {f"{name} {x}-{y}": f"{name}-{x}-{y}" for x, y in directed_pairs(MODALITIES)}
     now = {k: load_detector(shared.parent / v) for k, v in names.items()}
-    if any(r["methods"].get(k, {}).get("fingerprint") != fingerprint(d) for k, d in now.items()): return f"Not measured yet: `python {tool}`."
-    heads = ["detector", "AP glioma", "AP MS", "AP infarct", *(h for h, _ in rivals), "healthy brain above the threshold"]
+    if any(r["methods"].get(k, {}).get("fingerprint") != fingerprint(d) for k, d in now.items()):
+        return f"Not measured yet: `python {tool}`."
+    heads = [
+        "detector",
+        "AP glioma",
+        "AP MS",
+        "AP infarct",
+        *(h for h, _ in rivals),
+        "healthy brain above the threshold",
+    ]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    mean = lambda kind, key: f"{r['kinds'][kind][key]['summary']['ap']['mean']:.2f}"
+
+    def mean(kind, key):
+        return f"{r['kinds'][kind][key]['summary']['ap']['mean']:.2f}"
+
     for key, title in names.items():
         others = (k.format(**r["methods"][key]) for _, k in rivals)
-        lines.append(f"| {title} | {' | '.join(mean(k, key) for k in KINDS)} | {' | '.join(', '.join(mean(k, o) for k in KINDS) for o in others)} | {r['healthy']['summary'][key]['mean']:.1%} |")
+        lines.append(
+            f"| {title} | {' | '.join(mean(k, key) for k in KINDS)} | {' | '.join(', '.join(mean(k, o) for k in KINDS) for o in others)} | {r['healthy']['summary'][key]['mean']:.1%} |"
+        )
     n = ", ".join(f"{len(r['subjects'][k]['rows'])} {k}" for k in KINDS)
-    return "\n".join(lines) + f"\n\nAverage precision, slice protocol, phantoms of seed {r['seed']['evidence']} ({n}, {len(r['healthy']['ids'])} healthy), {r['date']}, `{r['command']}`."
+    return (
+        "\n".join(lines)
+        + f"\n\nAverage precision, slice protocol, phantoms of seed {r['seed']['evidence']} ({n}, {len(r['healthy']['ids'])} healthy), {r['date']}, `{r['command']}`."
+    )
 
 
 def facts(run, detectors):
@@ -104,22 +149,47 @@ def facts(run, detectors):
     t, c = about["training"], detectors[0].calibration
     val = {int(r["step"]): float(r["val_loss"]) for r in csv.DictReader((run / "log.csv").open()) if r["val_loss"]}
     at = min(val, key=val.get)
-    return dict(parameters=sum(p.numel() for p in detectors[0].parameters()), data=about["data"]["what"], validation=about["validation"]["what"], steps=t["steps"], batch=t["batch_size"],
-                samples=f"{last['samples']:,}", seed=t["seed"], lr=t["lr"], ema=t["ema"], first=val[0], best=val[at], at=at, last=last["val_loss"], fpr=c["fpr"], subjects=c["subjects"],
-                calibrated=c["data"], most=f"{max(d.calibration['fpr_of_subjects'][1] for d in detectors):.0%}", date=record["date"], device=record["device"], torch=record["torch"], took=duration(last["seconds"]))
+    return dict(
+        parameters=sum(p.numel() for p in detectors[0].parameters()),
+        data=about["data"]["what"],
+        validation=about["validation"]["what"],
+        steps=t["steps"],
+        batch=t["batch_size"],
+        samples=f"{last['samples']:,}",
+        seed=t["seed"],
+        lr=t["lr"],
+        ema=t["ema"],
+        first=val[0],
+        best=val[at],
+        at=at,
+        last=last["val_loss"],
+        fpr=c["fpr"],
+        subjects=c["subjects"],
+        calibrated=c["data"],
+        most=f"{max(d.calibration['fpr_of_subjects'][1] for d in detectors):.0%}",
+        date=record["date"],
+        device=record["device"],
+        torch=record["torch"],
+        took=duration(last["seconds"]),
+    )
 
 
 def write_card(run, shared):
     "Card, curve and log of the training, beside the tensors."
     cycles = [CyclicUNet.from_pretrained(shared.parent / f"cycle-{x}-{y}") for x, y in directed_pairs(MODALITIES)]
     shares = [d.calibration["fpr_whole_heads"] for d in cycles]
-    keep(run, shared, CARD.format(**facts(run, cycles), whole=f"{min(shares):.1%} to {max(shares):.1%}", scores=scores(shared)))
+    keep(
+        run,
+        shared,
+        CARD.format(**facts(run, cycles), whole=f"{min(shares):.1%} to {max(shares):.1%}", scores=scores(shared)),
+    )
 
 
 def keep(run, shared, card):
     "The card beside the tensors, with curve and log."
     write_atomic(shared / "README.md", card.encode())
-    for name in ("curve.png", "log.csv"): shutil.copy(run / name, shared / name)
+    for name in ("curve.png", "log.csv"):
+        shutil.copy(run / name, shared / name)
 
 
 def main():
@@ -129,17 +199,23 @@ def main():
     parser.add_argument("--out", type=Path, default=Path(__file__).parent.parent / "mmccd" / "weights")
     parser.add_argument("--card-only", action="store_true")
     args = parser.parse_args()
-    if json.loads((args.run / "train.json").read_text())["status"] != "done": raise SystemExit(f"the training in {args.run} is not done: go on with it by --resume")
+    if json.loads((args.run / "train.json").read_text())["status"] != "done":
+        raise SystemExit(f"the training in {args.run} is not done: go on with it by --resume")
     if not args.card_only:
-        if not args.store: raise SystemExit("give the store of healthy subjects on which the thresholds are set")
+        if not args.store:
+            raise SystemExit("give the store of healthy subjects on which the thresholds are set")
         trained = CyclicUNet.from_pretrained(args.run)
         trained.load_state_dict({k: v.half().float() for k, v in trained.state_dict().items()})  # as it will be loaded
         data = SliceStore(args.store).dataset(in_memory=False)
         for x, y in directed_pairs(MODALITIES):
             detector = calibrate_on(trained.for_pair(x, y), data)
             save_detector(detector, args.out / f"cycle-{x}-{y}", half=True, beside="cycle")
-            print(f"{x} to {y} and back: threshold {detector.threshold:.4g}, in single subjects {' to '.join(f'{v:.2%}' for v in detector.calibration['fpr_of_subjects'])} above it, {detector.calibration['fpr_whole_heads']:.2%} of whole heads", flush=True)
+            print(
+                f"{x} to {y} and back: threshold {detector.threshold:.4g}, in single subjects {' to '.join(f'{v:.2%}' for v in detector.calibration['fpr_of_subjects'])} above it, {detector.calibration['fpr_whole_heads']:.2%} of whole heads",
+                flush=True,
+            )
     write_card(args.run, args.out / "cycle")
 
 
-if __name__ == "__main__": main()
+if __name__ == "__main__":
+    main()
