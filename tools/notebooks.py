@@ -38,8 +38,8 @@ def skipped(cell, root):
     "Does nbdev leave this code cell out of a test?"
     flags = ConfigParser()
     flags.read(root / "settings.ini")
-    said = dict(re.findall(r"^#\|\s*([\w-]+):?[ \t]*(\w*)", "".join(cell["source"]), re.M))
-    return said.get("eval") == "false" or bool(said.keys() & flags["DEFAULT"]["tst_flags"].split())
+    directives = dict(re.findall(r"^#\|\s*([\w-]+):?[ \t]*(\w*)", "".join(cell["source"]), re.M))
+    return directives.get("eval") == "false" or bool(directives.keys() & flags["DEFAULT"]["tst_flags"].split())
 
 
 def wanted(names, root):
@@ -72,6 +72,11 @@ def launch(command, limit, env, root):
         return job.communicate()[0], None
 
 
+def hidden(path, root):
+    "Does the name of a notebook, or of a folder above it, make nbdev skip it?"
+    return any(part.startswith(("_", ".")) for part in path.relative_to(root / "nbs").parts)
+
+
 def attempt(kind, path, limit, root=ROOT):
     "Run one notebook: its problem in words ('' if it passed), the log and the seconds it took."
     start = time.monotonic()
@@ -82,7 +87,7 @@ def attempt(kind, path, limit, root=ROOT):
         else [sys.executable, __file__, "one", path]
     )
     log, code = launch([str(c) for c in command], limit, environment(kind), root)
-    if path.name.startswith("_") or path.parent != root / "nbs":
+    if hidden(path, root):
         problem = "is skipped by nbdev: its place or name hides it"
     elif code is None:
         problem = f"ran out of time ({limit:.0f} s)"

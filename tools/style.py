@@ -1,6 +1,7 @@
 """The limits of our notebooks as functions: each takes a Notebook and yields plain sentences that name the cell.
 
-`ANY` holds the rules for every notebook, `CHAPTER` those for the numbered ones; `problems(path)` applies what fits."""
+`ANY` holds the rules for every notebook, `COMPONENT` those for the chapters in nbs/components/, which define a
+module, and `GUIDE` those for nbs/guides/, which use the package; `problems(path)` applies what fits."""
 
 import ast
 import io
@@ -8,11 +9,14 @@ import json
 import re
 import tokenize
 from pathlib import Path
-from statistics import median
 
-ANY, CHAPTER = {}, {}
-FUNCTION, CLASS, OTHER, BODY, TESTED, PROSE, KILOBYTES = 25, 60, 20, 8, 1 / 3, 0.7, 300
-LARGER = {"14_baselines.ipynb": 450}  # shows eight detectors on the same slices
+ANY, COMPONENT, GUIDE = {}, {}, {}
+FUNCTION, CLASS, OTHER = 40, 80, 20  # lines of a cell with an exported function, an exported class, anything else
+MODULE = 300  # exported lines of a chapter that are neither blank nor comment
+COLUMNS = 120
+TESTED, PROSE = 1 / 3, 0.7  # share of the code cells with a test; Markdown cells for each code cell
+KILOBYTES = 300
+GUIDE_CELLS = 25
 DEFS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
@@ -24,7 +28,7 @@ class Cell:
             raw.get("outputs", []),
             raw.get("metadata", {}),
         )
-        self.said = dict(re.findall(r"^#\|\s*([\w-]+):?[ \t]*(.*)$", self.source, re.M)) if self.code else {}
+        self.directives = dict(re.findall(r"^#\|\s*([\w-]+):?[ \t]*(.*)$", self.source, re.M)) if self.code else {}
 
     @property
     def code(self):
@@ -32,7 +36,7 @@ class Cell:
 
     @property
     def exported(self):
-        return bool({"export", "exporti", "exports"} & self.said.keys())
+        return bool({"export", "exporti", "exports"} & self.directives.keys())
 
     @property
     def python(self):
@@ -72,14 +76,19 @@ class Notebook:
     code = property(lambda self: [c for c in self.cells if c.code])
     markdown = property(lambda self: [c for c in self.cells if c.kind == "markdown"])
     exported = property(lambda self: [c for c in self.code if c.exported])
-    module = property(lambda self: self.name.split("_", 1)[1])
-    is_chapter = property(lambda self: bool(re.match(r"\d\d[a-z]?_", self.name)))
+    module = property(lambda self: self.name.split("_", 1)[-1])
+    room = property(lambda self: self.path.parent.name)
     prose = property(lambda self: "\n\n".join(c.source for c in self.markdown))
 
 
-def chapters(nbs):
-    "The numbered notebooks of folder `nbs`, in order."
-    return sorted(p for p in Path(nbs).glob("*.ipynb") if re.match(r"\d\d[a-z]?_", p.name))
+def components(nbs):
+    "The chapters of folder `nbs` that define a module, in order."
+    return sorted(Path(nbs).glob("components/*.ipynb"))
+
+
+def guides(nbs):
+    "The notebooks of folder `nbs` that use the package."
+    return sorted(Path(nbs).glob("guides/*.ipynb"))
 
 
 def rule(book):
@@ -93,7 +102,7 @@ def rule(book):
 def problems(path):
     "What is wrong with the notebook at `path`: a list of sentences, each starting with its name."
     nb = Notebook(path)
-    rules = ANY | (CHAPTER if nb.is_chapter else {})
+    rules = ANY | {"components": COMPONENT, "guides": GUIDE}.get(nb.room, {})
     return [f"{nb.name}: {sentence}" for check in rules.values() for sentence in check(nb)]
 
 
@@ -123,9 +132,17 @@ def called(call):
 
 
 @rule(ANY)
-def name_is_known(nb):
-    if nb.name != "index" and not nb.is_chapter:
-        yield "is neither the index nor a numbered chapter (NN_name.ipynb)"
+def has_its_place(nb):
+    if nb.name != "index" and nb.room not in ("components", "guides", "course"):
+        yield "is neither the index nor in components/, guides/ or course/"
+
+
+@rule(ANY)
+def lines_are_short(nb):
+    for c in nb.code:
+        for n, line in enumerate(c.source.splitlines(), 1):
+            if len(line) > COLUMNS:
+                yield f"line {n} of {c} has {len(line)} columns, more than {COLUMNS}"
 
 
 @rule(ANY)
@@ -139,9 +156,9 @@ def parses(nb):
 
 @rule(ANY)
 def is_small(nb):
-    size, most = nb.path.stat().st_size / 1024, LARGER.get(nb.path.name, KILOBYTES)
-    if size > most:
-        yield f"is {size:.0f} KB, more than {most}; are the pictures small?"
+    size = nb.path.stat().st_size / 1024
+    if size > KILOBYTES:
+        yield f"is {size:.0f} KB, more than {KILOBYTES}; are the pictures small?"
 
 
 @rule(ANY)
@@ -255,7 +272,7 @@ def is_own(node, name, methods):
 # ---- chapters: length and proportion
 
 
-@rule(CHAPTER)
+@rule(COMPONENT)
 def cells_are_short(nb):
     for c in nb.code:
         has = definitions(c) if c.exported else []
@@ -264,23 +281,15 @@ def cells_are_short(nb):
             yield f"{c} has {c.length} lines, more than {limit}"
 
 
-@rule(CHAPTER)
-def functions_are_short(nb):
-    bodies = sorted((body_length(c, f), name) for c in nb.exported for name, f in functions(c))
-    if bodies and median(n for n, _ in bodies) > BODY:
-        longest = ", ".join(f"{name} {n}" for n, name in bodies[::-1][:3])
-        yield f"the median exported function has {median(n for n, _ in bodies):g} lines in its body, more than {BODY} (longest: {longest})"
+@rule(COMPONENT)
+def module_is_short(nb):
+    lines = [line.strip() for c in nb.exported for line in c.python.splitlines()]
+    count = sum(bool(line) and not line.startswith("#") for line in lines)
+    if count > MODULE:
+        yield f"exports {count} lines, more than {MODULE}: split the chapter"
 
 
-def body_length(cell, function):
-    "Lines of a function that are neither signature, docstring nor blank."
-    first = function.body[1:] if ast.get_docstring(function) else function.body
-    if not first:
-        return 0
-    return sum(bool(s.strip()) for s in cell.python.splitlines()[first[0].lineno - 1 : function.end_lineno])
-
-
-@rule(CHAPTER)
+@rule(COMPONENT)
 def a_class_is_in_one_cell(nb):
     for c in nb.exported:
         for n in c.tree.body:
@@ -289,7 +298,7 @@ def a_class_is_in_one_cell(nb):
                     yield f"{c} sets {ast.unparse(target)}: a class stands in one cell"
 
 
-@rule(CHAPTER)
+@rule(COMPONENT)
 def a_third_is_tested(nb):
     tested = [c for c in nb.code if not c.exported and is_test(c)]
     if len(tested) < TESTED * len(nb.code):
@@ -302,7 +311,7 @@ def is_test(cell):
     )
 
 
-@rule(CHAPTER)
+@rule(COMPONENT)
 def prose_keeps_up(nb):
     if len(nb.markdown) < PROSE * len(nb.code):
         yield f"{len(nb.markdown)} Markdown cells for {len(nb.code)} code cells, fewer than {PROSE} for each"
@@ -311,7 +320,7 @@ def prose_keeps_up(nb):
 # ---- chapters: form
 
 
-@rule(CHAPTER)
+@rule(COMPONENT)
 def starts_with_a_title(nb):
     if not nb.cells or nb.cells[0].kind != "markdown" or not re.match(r"# \S.*\n\n?> \S", nb.cells[0].source):
         yield 'cell 0 must be Markdown that starts "# Name" and then "> one-line subtitle"'
@@ -319,14 +328,20 @@ def starts_with_a_title(nb):
         yield 'never says "You will build"'
 
 
-@rule(CHAPTER)
+@rule(COMPONENT)
+def is_numbered(nb):
+    if not re.match(r"\d\d[a-z]?_[a-z_]+$", nb.name):
+        yield "must be called NN_name, where name is the module it exports"
+
+
+@rule(COMPONENT)
 def exports_to_its_module(nb):
-    said = [c.said["default_exp"].strip() for c in nb.code if "default_exp" in c.said]
+    said = [c.directives["default_exp"].strip() for c in nb.code if "default_exp" in c.directives]
     if said != [nb.module]:
         yield f"must export to the module of its name, `#| default_exp {nb.module}`, and says {said or 'nothing'}"
 
 
-@rule(CHAPTER)
+@rule(COMPONENT)
 def has_its_sections(nb):
     heads = {h.strip().lower() for h in re.findall(r"^##+ (.*)$", nb.prose, re.M)}
     for wanted in ("Exercises", "Paper and this notebook"):
@@ -336,7 +351,7 @@ def has_its_sections(nb):
         yield "does not end with a Next link"
 
 
-@rule(CHAPTER)
+@rule(COMPONENT)
 def exercises_are_complete(nb):
     from exercises import find
 
@@ -352,7 +367,7 @@ def exercises_are_complete(nb):
 # ---- chapters: exported code
 
 
-@rule(CHAPTER)
+@rule(COMPONENT)
 def exported_code_is_plain_python(nb):
     for c in nb.code:
         for n in ast.walk(c.tree):
@@ -370,12 +385,12 @@ def exported_code_is_plain_python(nb):
                     yield f"{c} tests with fastcore.test, which passes on broadcast shapes"
 
 
-@rule(CHAPTER)
+@rule(COMPONENT)
 def exports_are_documented(nb):
     for c in nb.exported:
         comments = comment_lines(c.python)
         for n in definitions(c):
-            if n.name.startswith("_") or "exporti" in c.said:
+            if n.name.startswith("_") or "exporti" in c.directives:
                 continue
             if not ast.get_docstring(n):
                 yield f"{c}: {n.name} has no docstring"
@@ -427,3 +442,28 @@ def undocumented(cell, owner, found, comments):
         if beside or comments.get(node.lineno - 1) or "help=" in ast.unparse(node) + ast.unparse(end):
             continue
         yield f"{cell}: parameter {name} of {owner} has no comment that says what it is"
+
+
+# ---- guides
+
+
+@rule(GUIDE)
+def guide_starts_with_a_title(nb):
+    if not nb.cells or nb.cells[0].kind != "markdown" or not re.match(r"# \S.*\n\n?> \S", nb.cells[0].source):
+        yield 'cell 0 must be Markdown that starts "# Name" and then "> one-line subtitle"'
+
+
+@rule(GUIDE)
+def guide_exports_nothing(nb):
+    for c in nb.code:
+        if c.exported or "default_exp" in c.directives:
+            yield f"{c} exports: a guide uses the package, and code that others need belongs into it"
+
+
+@rule(GUIDE)
+def guide_is_short(nb):
+    if len(nb.cells) > GUIDE_CELLS:
+        yield f"has {len(nb.cells)} cells, more than {GUIDE_CELLS}"
+    for c in nb.code:
+        if c.length > OTHER:
+            yield f"{c} has {c.length} lines, more than {OTHER}"

@@ -15,7 +15,7 @@ import readme
 import toy_chapter
 from toy_chapter import notebook, output, write
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 PNG = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNk+A8AAQUBAScY42YAAAAASUVORK5CYII=")
 picture = {
     "output_type": "display_data",
@@ -34,7 +34,10 @@ def index(root):
     nb = notebook(
         [
             ("raw", "---\nx: 1\n---"),
-            ("markdown", "# Toy\n\n> sub\n\n[one](00_toy.ipynb) [data](../data/README.md) [web](https://a.b) [in](#x)"),
+            (
+                "markdown",
+                "# Toy\n\n> sub\n\n[one](components/00_toy.ipynb) [data](../data/README.md) [web](https://a.b) [in](#x)",
+            ),
             ("code", "#| hide\nimport secret"),
             ("code", '#| echo: false\n#| fig-alt: "A brain"\nshow()'),
             ("code", "print(1)"),
@@ -55,7 +58,7 @@ def test_readme_from_index(tmp_path):
 
         > sub
 
-        [one](nbs/00_toy.ipynb) [data](data/README.md) [web](https://a.b) [in](#x)
+        [one](nbs/components/00_toy.ipynb) [data](data/README.md) [web](https://a.b) [in](#x)
 
         ![A brain](nbs/images/index_0.png)
 
@@ -100,7 +103,7 @@ def project(tmp_path):
     for name in ("settings.ini", "mmccd/__init__.py", "tools/readme.py"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text((ROOT / name).read_text())
-    write(tmp_path / "nbs/00_toy.ipynb", notebook(toy_chapter.chapter()))
+    write(tmp_path / "nbs/components/00_toy.ipynb", notebook(toy_chapter.chapter()))
     index(tmp_path)
     in_sync.regenerate(tmp_path)
     return tmp_path
@@ -110,17 +113,20 @@ def test_in_sync(project):
     assert (project / "mmccd/toy.py").exists()
     assert in_sync.differences(project) == []
     toy = project / "mmccd/toy.py"
-    good, toy_nb = toy.read_text(), (project / "nbs/00_toy.ipynb").read_text()
+    good, toy_nb = toy.read_text(), (project / "nbs/components/00_toy.ipynb").read_text()
     toy.write_text(good + "\nx = 1\n")
-    (project / "mmccd/gone.py").write_text("")
+    (project / "mmccd/gone.py").write_text(f"{in_sync.MARK} ../nbs/gone.ipynb")
+    (project / "mmccd/plain.py").write_text("written by hand")
     (project / "README.md").write_text("mine")
-    (project / "nbs/00_toy.ipynb").write_text(toy_nb.replace('"execution_count": null', '"execution_count": 3', 1))
+    (project / "nbs/components/00_toy.ipynb").write_text(
+        toy_nb.replace('"execution_count": null', '"execution_count": 3', 1)
+    )
     found = in_sync.differences(project)
     assert found == [
         "README.md does not match its notebook.",
         "mmccd/gone.py belongs to no notebook any more: delete it.",
         "mmccd/toy.py does not match its notebook.",
-        "nbs/00_toy.ipynb is not clean.",
+        "nbs/components/00_toy.ipynb is not clean.",
     ]
     assert toy.read_text().endswith("x = 1\n"), "the check must not change the tree"
 
@@ -157,7 +163,7 @@ def test_a_skipped_notebook_fails(project, kind, source, words):
 
 
 @pytest.mark.parametrize(
-    ("name", "words"), [("_01_t", "hides it"), ("more/01_t", "hides it"), ("01_t", "was skipped by nbdev_test")]
+    ("name", "words"), [("_01_t", "hides it"), ("_more/01_t", "hides it"), ("01_t", "was skipped by nbdev_test")]
 )
 def test_a_hidden_notebook_fails(project, name, words):
     path = write(project / f"nbs/{name}.ipynb", notebook([("code", "1")]))

@@ -6,10 +6,11 @@ import pytest
 import style
 import toy_chapter
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "nbs").rglob("*.ipynb"))
 NOTEBOOKS = [p for p in NOTEBOOKS if ".ipynb_checkpoints" not in p.parts]
-CHAPTERS = style.chapters(ROOT / "nbs")
+CHAPTERS = style.components(ROOT / "nbs")
+GUIDES = style.guides(ROOT / "nbs")
 
 
 def name(o):
@@ -17,13 +18,11 @@ def name(o):
 
 
 def test_there_are_chapters():
-    assert CHAPTERS, "there is no chapter NN_name.ipynb in nbs/"
+    assert CHAPTERS, "there is no chapter NN_name.ipynb in nbs/components/"
     assert (ROOT / "nbs/index.ipynb") in NOTEBOOKS, "nbs/index.ipynb is missing"
 
 
-def test_every_notebook_is_at_the_top():
-    deep = [str(p.relative_to(ROOT)) for p in NOTEBOOKS if p.parent != ROOT / "nbs"]
-    assert not deep, f"nbdev does not look into folders: {deep}"
+def test_no_notebook_is_skipped_silently():
     assert not list((ROOT / "nbs").rglob(".notest")), "a file .notest makes nbdev skip notebooks silently"
 
 
@@ -33,10 +32,16 @@ def test_notebook(path, rule):
     complain(path, style.ANY[rule])
 
 
-@pytest.mark.parametrize("rule", style.CHAPTER)
+@pytest.mark.parametrize("rule", style.COMPONENT)
 @pytest.mark.parametrize("path", CHAPTERS, ids=name)
 def test_chapter(path, rule):
-    complain(path, style.CHAPTER[rule])
+    complain(path, style.COMPONENT[rule])
+
+
+@pytest.mark.parametrize("rule", style.GUIDE)
+@pytest.mark.parametrize("path", GUIDES, ids=name)
+def test_guide(path, rule):
+    complain(path, style.GUIDE[rule])
 
 
 def complain(path, rule):
@@ -87,15 +92,16 @@ def skip_exec(nb):
     )
 
 
-long_function = '#| export\ndef f():\n    "Long."\n' + "    pass\n" * 24
+long_function = '#| export\ndef f():\n    "Long."\n' + "    pass\n" * 39
 BROKEN = {
-    "function_cell": (add(long_function), "more than 25"),
-    "class_cell": (add('#| export\nclass C:\n    "Long."\n' + "    a = 1\n" * 60), "more than 60"),
+    "function_cell": (add(long_function), "more than 40"),
+    "class_cell": (add('#| export\nclass C:\n    "Long."\n' + "    a = 1\n" * 80), "more than 80"),
     "other_cell": (add("x = 1\n" * 21), "more than 20"),
     "exported_constants": (add("#| export\n" + "x = 1\n" * 21), "more than 20"),
-    "median_body": (
-        replace("    return 2 * x", "    y = x\n" * 9 + "    return 2 * x"),
-        "median exported function has 10 lines",
+    "long_line": (add(f"x = '{'a' * 115}'"), "has 121 columns"),
+    "long_module": (
+        lambda nb: [add("#| export\n" + f"x{i} = 1\n" * 20)(nb) for i in range(15)],
+        "exports 306 lines, more than 300",
     ),
     "reopened_class": (add("#| export\nC.f = 1"), "a class stands in one cell"),
     "few_tests": (without("assert"), "0 of 8 code cells hold a test"),
@@ -151,11 +157,11 @@ BROKEN = {
 }
 
 
-def toy(folder, change=lambda nb: None, file="00_toy"):
+def toy(folder, change=lambda nb: None, file="00_toy", room="components"):
     nb = toy_chapter.notebook(toy_chapter.chapter())
     change(nb)
-    toy_chapter.write(folder / "index.ipynb", toy_chapter.notebook([("markdown", "# Index")]))
-    return toy_chapter.write(folder / f"{file}.ipynb", nb)
+    toy_chapter.write(folder / room / "index.ipynb", toy_chapter.notebook([("markdown", "# Index")]))
+    return toy_chapter.write(folder / room / f"{file}.ipynb", nb)
 
 
 def test_a_good_chapter_passes(tmp_path):
@@ -178,12 +184,22 @@ def test_sentences_name_the_cell(tmp_path):
 
 @pytest.mark.parametrize("file", ["toy", "_00_toy"])
 def test_odd_names_fail(tmp_path, file):
-    assert any("neither the index nor" in s for s in style.problems(toy(tmp_path, file=file)))
+    assert any("must be called NN_name" in s for s in style.problems(toy(tmp_path, file=file)))
+
+
+def test_odd_places_fail(tmp_path):
+    assert any("neither the index nor" in s for s in style.problems(toy(tmp_path, room="more")))
+
+
+def test_a_guide_uses_and_does_not_define(tmp_path):
+    found = style.problems(toy(tmp_path, file="toy", room="guides"))
+    assert any("a guide uses the package" in s for s in found)
+    assert any("more than 25" in s for s in found)
 
 
 def test_notest_fails(tmp_path):
     path = toy(tmp_path)
-    (tmp_path / ".notest").touch()
+    (path.parent / ".notest").touch()
     assert any(".notest" in s for s in style.problems(path))
 
 

@@ -10,12 +10,12 @@ import pytest
 import style
 import toy_chapter
 
-ROOT = Path(__file__).resolve().parent.parent
-CHAPTERS = style.chapters(ROOT / "nbs")
+ROOT = Path(__file__).resolve().parents[2]
+CHAPTERS = style.components(ROOT / "nbs")
 
 
 def test_there_are_chapters():
-    assert CHAPTERS, "there is no chapter NN_name.ipynb in nbs/"
+    assert CHAPTERS, "there is no chapter NN_name.ipynb in nbs/components/"
 
 
 @pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
