@@ -1,71 +1,285 @@
-""""""
+"""The one table of methods: names, classes, packaged weights, rows of the paper's tables, colours. Importing it loads no PyTorch."""
+
+from __future__ import annotations
 
 import importlib
-from dataclasses import fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from mmccd.runtime import derive_seed
 
-DEFAULT_TARGETS = {
-    "cycle": {"flair": "t1", "t2": "t1", "t1": "flair"},  # by method and input: over which modality
-    "masked": {"flair": "t1", "t2": "t1", "t1": "flair"},
-    "mmccd": {"flair": "t1", "t2": "t1", "t1": "flair"},  # what follows looks at one alone
-    **{
-        k: dict.fromkeys(("flair", "t2", "t1"), "")
-        for k in ("equalised", "ae", "ae-dense", "vae", "dae", "ddpm", "ddpm-simplex")
-    },
+if TYPE_CHECKING:
+    from mmccd.detector import Detector
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method of anomaly detection, as the command line, the benchmark, the explorer and the chapters know it.
+
+    Attributes:
+        name: Short name, as on the command line: `mmccd train NAME`, `mmccd detect --weights NAME`.
+        title: Name in tables and figures.
+        cls: Its detector as `"module:Class"`. Several methods may share a class and differ in `config`.
+        colour: Name of a colour in `mmccd.viz.OKABE_ITO`, or a grey level such as `"0.7"` for what has learned nothing.
+        summary: What it does, in a few words, for help texts.
+        config: Fields of the detector's config that make it this method.
+        trainable: Does it learn? If not, it is ready once it is built and calibrated.
+        paired: Does it translate to another modality? If not, it takes one modality alone.
+        masked: Does it predict hidden parts of the slice (what the explorer shows)?
+        decoder_from: The method whose decoder (from target to input) it can take over and freeze; `""`: none.
+        packaged: The inputs that packaged weights exist for, and the target that the short name stands for (`""` where
+            the method is not `paired`).
+        in_tables: Is it a row of the paper's tables?
+        by_default: Is that row there if nobody asks for it?
+        compared_with: The methods that it is compared with, subject by subject.
+    """
+
+    name: str
+    title: str
+    cls: str
+    colour: str
+    summary: str = ""
+    config: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    trainable: bool = True
+    paired: bool = False
+    masked: bool = False
+    decoder_from: str = ""
+    packaged: Mapping[str, str] = field(default_factory=dict, hash=False)
+    in_tables: bool = False
+    by_default: bool = True
+    compared_with: tuple[str, ...] = ()
+
+    def load_class(self) -> type[Detector]:
+        """The class of its detector; imports the module that defines it."""
+        module, name = self.cls.split(":")
+        return getattr(importlib.import_module(module), name)
+
+
+ALONE = dict.fromkeys(("flair", "t2", "t1"), "")
+VIA = {"flair": "t1", "t2": "t1", "t1": "flair"}  # the targets through which less of a lesion is copied
+BASELINES, MASKED = "mmccd.baselines:", "mmccd.masked_diffusion:"
+METHODS: dict[str, Method] = {
+    m.name: m
+    for m in (
+        Method(
+            "everything",
+            "everything positive",
+            "mmccd.detector:EverythingPositive",
+            "0.7",
+            "the floor: every pixel of the brain is positive",
+            trainable=False,
+            in_tables=True,
+        ),
+        Method(
+            "threshold",
+            "threshold",
+            "mmccd.detector:Threshold",
+            "0.2",
+            "brightness alone",
+            trainable=False,
+            packaged=ALONE | {"t1ce": ""},
+            in_tables=True,
+        ),
+        Method(
+            "equalised",
+            "threshold, equalised",
+            BASELINES + "Equalised",
+            "0.45",
+            "brightness after histogram equalisation",
+            trainable=False,
+            packaged=ALONE,
+        ),
+        Method(
+            "ae",
+            "AE",
+            BASELINES + "AE",
+            "sky",
+            "autoencoder",
+            packaged=ALONE,
+            in_tables=True,
+            compared_with=("threshold",),
+        ),
+        Method(
+            "ae-dense",
+            "AE, dense",
+            BASELINES + "AE",
+            "black",
+            "autoencoder with a dense bottleneck",
+            config={"dense": True, "latent": 128},
+            packaged=ALONE,
+            compared_with=("threshold",),
+        ),
+        Method(
+            "vae",
+            "VAE",
+            BASELINES + "AE",
+            "purple",
+            "variational autoencoder",
+            config={"dense": True, "latent": 128, "sigma": 0.2},
+            packaged=ALONE,
+            in_tables=True,
+            compared_with=("threshold",),
+        ),
+        Method(
+            "dae",
+            "DAE",
+            BASELINES + "DAE",
+            "green",
+            "denoising autoencoder",
+            packaged=ALONE,
+            in_tables=True,
+            compared_with=("threshold",),
+        ),
+        Method(
+            "ddpm",
+            "DDPM",
+            BASELINES + "DDPM",
+            "orange",
+            "diffusion part of the way",
+            packaged=ALONE,
+            in_tables=True,
+            compared_with=("threshold",),
+        ),
+        Method(
+            "ddpm-simplex",
+            "DDPM, simplex",
+            BASELINES + "DDPM",
+            "black",
+            "diffusion part of the way, with simplex noise",
+            config={"noise": "simplex"},
+            packaged=ALONE,
+            compared_with=("threshold",),
+        ),
+        Method(
+            "cycle",
+            "Cyclic U-Net",
+            "mmccd.cycle:CyclicUNet",
+            "blue",
+            "to another modality and back, with U-Nets",
+            paired=True,
+            packaged=VIA,
+            in_tables=True,
+            compared_with=("threshold",),
+        ),
+        Method(
+            "masked",
+            "masked U-Net",
+            MASKED + "MaskedUNet",
+            "yellow",
+            "mmccd without diffusion",
+            paired=True,
+            masked=True,
+            decoder_from="cycle",
+            packaged=VIA,
+            in_tables=True,
+            by_default=False,
+            compared_with=("threshold",),
+        ),
+        Method(
+            "mmccd",
+            "MMCCD",
+            MASKED + "MMCCD",
+            "vermillion",
+            "cycle with a part of the slice hidden, which diffusion fills in",
+            paired=True,
+            masked=True,
+            decoder_from="cycle",
+            packaged=VIA,
+            in_tables=True,
+            compared_with=("threshold", "dae", "cycle", "masked"),
+        ),
+        Method("toy", "toy cycle", "mmccd.training_loop:ToyCycle", "black", "cycle with small networks", paired=True),
+    )
 }
+"""All methods by name, in the order of the tables' rows: what has learned nothing, one modality, two."""
 
 
-def packaged_name(
-    weights: str,  # as given; threshold and the keys of `OVER` are short
-    input: str,  # modality to look at
-) -> str:  # for `load_detector`
-    "Short names mean the packaged detector of the input."
+def trainable_methods() -> tuple[str, ...]:
+    """Names of the methods that learn, in the order of the table."""
+    return tuple(m.name for m in METHODS.values() if m.trainable)
+
+
+def packaged_methods() -> tuple[str, ...]:
+    """Short names that stand for packaged weights, in the order of the table."""
+    return tuple(m.name for m in METHODS.values() if m.packaged)
+
+
+def registered_name(cls: type) -> str | None:
+    """The stable name of a detector's class, such as `"cycle"` for `CyclicUNet`; None if it is not one of the package's.
+
+    Unlike the path of the module it survives moves, so it is what stored weights and fingerprints hold. Classes that
+    several methods share go by the first of them: `"ae"`, `"ddpm"`.
+    """
+    path = f"{cls.__module__}:{cls.__qualname__}"
+    return next((m.name for m in METHODS.values() if m.cls == path), None)
+
+
+def registered_class(name: str) -> type[Detector] | None:
+    """The detector's class of a name in the table, or of a class name such as `"CyclicUNet"` in older files.
+
+    Args:
+        name: As `registered_name` gives it; or the bare name of one of the package's classes, which older files hold.
+
+    Returns:
+        The class, imported now; None where the table does not know the name.
+    """
+    found = METHODS.get(name) or next((m for m in METHODS.values() if m.cls.split(":")[1] == name), None)
+    return found and found.load_class()
+
+
+def packaged_name(weights: str, input: str) -> str:
+    """The full name of the weights that a short name stands for.
+
+    Args:
+        weights: As given: a short name in `METHODS`, `""` for the threshold, or anything else that `load_detector`
+            takes, which is left alone, as is a folder that holds weights.
+        input: Modality to segment.
+
+    Raises:
+        ValueError: No weights of that method come with the package for that input.
+    """
     if weights and (Path(weights) / "config.json").is_file():
         return weights
-    if weights in ("", "threshold"):
-        return f"threshold-{input}"
-    if weights not in DEFAULT_TARGETS:
+    method = METHODS.get(weights or "threshold")
+    if method is None or not method.packaged:
         return weights
-    if input not in DEFAULT_TARGETS[weights]:
+    if input not in method.packaged:
         raise ValueError(
-            f"no {weights} for {input} comes with mmccd: choose --input {', '.join(DEFAULT_TARGETS[weights])}, or --weights threshold"
+            f"no {weights} for {input} comes with mmccd: choose --input {', '.join(method.packaged)}, "
+            "or --weights threshold"
         )
-    return f"{weights}-{input}-{DEFAULT_TARGETS[weights][input]}".rstrip("-")
+    return f"{method.name}-{input}-{method.packaged[input]}".rstrip("-")
 
 
-METHODS = {
-    "cycle": "mmccd.cycle:CyclicUNet",
-    "mmccd": "mmccd.masked_diffusion:MMCCD",
-    "masked": "mmccd.masked_diffusion:MaskedUNet",
-    "toy": "mmccd.training_loop:ToyCycle",
-    **dict.fromkeys(("ae", "ae-dense", "vae"), "mmccd.baselines:AE"),
-    "dae": "mmccd.baselines:DAE",
-    **dict.fromkeys(("ddpm", "ddpm-simplex"), "mmccd.baselines:DDPM"),
-}
+def find_method(name: str) -> Method:
+    """The trainable method of that name.
+
+    Raises:
+        ValueError: There is no such method, or it has nothing to learn.
+    """
+    if name not in trainable_methods():
+        raise ValueError(f"unknown method {name!r}: choose {', '.join(trainable_methods())}")
+    return METHODS[name]
 
 
-VARIANTS = {
-    "ae-dense": dict(dense=True, latent=128),
-    "vae": dict(dense=True, latent=128, sigma=0.2),
-    "ddpm-simplex": dict(noise="simplex"),
-}  # what their configs say besides
+def new_detector(method: str, seed: int = 0, **config: Any) -> Detector:
+    """A detector that has learned nothing yet; the global random state is left as it was.
 
+    Args:
+        method: Name of a trainable method.
+        seed: Of its first weights.
+        **config: Fields of its config; those that it does not know are left out.
 
-def new_detector(
-    method: str,  # a name in `METHODS`
-    seed: int = 0,  # of its first weights
-    **config,  # fields of its config; those that it does not know are left out
-):  # a `Detector`
-    "A detector that has learned nothing yet."
-    if method not in METHODS:
-        raise ValueError(f"unknown method {method!r}: choose {', '.join(METHODS)}")
+    Raises:
+        ValueError: The method is unknown or has nothing to learn, or its config refuses a value.
+    """
+    found = find_method(method)
     import torch
 
-    module, name = METHODS[method].split(":")
-    cls = getattr(importlib.import_module(module), name)
+    cls = found.load_class()
     known = {f.name for f in fields(cls.Config)}
     with torch.random.fork_rng([]):
         torch.manual_seed(derive_seed(seed, "weights"))
-        return cls(**{k: v for k, v in (VARIANTS.get(method, {}) | config).items() if k in known})
+        return cls(**{k: v for k, v in ({**found.config} | config).items() if k in known})

@@ -18,11 +18,11 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from toy_cases import tree, write_case
 
 import mmccd.benchmark as bm
-from mmccd import pools, registry
+from mmccd import pools
 from mmccd.benchmark import dataset, figures, measure, plan, run, schedule, tables
 from mmccd.benchmark.dataset import Subject, load_evaluation_set, load_training_data, places
 from mmccd.benchmark.measure import RECALLS, entries, measure, pictured, precision_at, score_entry
-from mmccd.benchmark.plan import NAMES, RECIPES, Plan, Recipe, ScanSource, evidence
+from mmccd.benchmark.plan import RECIPES, ROWS, Plan, Recipe, ScanSource, evidence
 from mmccd.benchmark.result import paired
 from mmccd.benchmark.run import check_scans, run_benchmark
 from mmccd.benchmark.schedule import Task, in_pool, in_turn, tasks_of
@@ -35,6 +35,7 @@ from mmccd.detection.maps import map_slices
 from mmccd.detector import fingerprint, load_detector
 from mmccd.files import round_floats, to_json
 from mmccd.phantom import KINDS
+from mmccd.registry import METHODS
 from mmccd.runtime import single_thread
 from mmccd.tables import latex, markdown
 from mmccd.training import run
@@ -650,7 +651,7 @@ def test_published_only_where_they_belong(made):
     assert plain(table_two(result, "dice"))
     shipped = result | {
         "scores": {
-            f"{k} shipped" if e["method"] in registry.METHODS else k: e | {"shipped": e["method"] in registry.METHODS}
+            f"{k} shipped" if METHODS[e["method"]].trainable else k: e | {"shipped": METHODS[e["method"]].trainable}
             for k, e in result["scores"].items()
         }
     }
@@ -727,7 +728,7 @@ def test_figures_show_what_was_found(made):
         for e in of_pair(result, "flair-t2").values()
         if e["evaluations"]
     }
-    assert len({figures.colour_of(m) for m in NAMES}) == len(NAMES)
+    assert len({figures.colour_of(m) for m in ROWS}) == len(ROWS)
 
 
 # ------------------------------------------------------------------------------------------------- again, and on
@@ -1198,4 +1199,4 @@ def test_smoke_from_the_command_line(tmp_path, capsys):
     assert {m: bare(first["networks"][m]) for m in ("dae", "cycle")} == bare(second["networks"])
     assert first["data"] == second["data"]
     assert {p.name for p in (tmp_path / "a").iterdir() if p.is_file()} == FILES
-    assert all(f"\n{NAMES[e['method']]}" in said for e in first["scores"].values())
+    assert all(f"\n{METHODS[e['method']].title}" in said for e in first["scores"].values())

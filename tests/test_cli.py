@@ -24,7 +24,7 @@ from mmccd.cli.options import put_json, slice_range
 from mmccd.detector import Detector, Threshold, load_detector
 from mmccd.masked_diffusion import load_frozen_decoder
 from mmccd.phantom import make_phantom, phantom_id
-from mmccd.registry import DEFAULT_TARGETS, new_detector, packaged_name
+from mmccd.registry import METHODS, new_detector, packaged_methods, packaged_name
 from mmccd.runtime import pick_device
 from mmccd.slices import resize, resize_labels, to_slices
 from mmccd.training import progress
@@ -359,7 +359,7 @@ def test_cycle_is_short_for_the_one_that_copies_less(run, tmp_path, modality, na
         return (((out[0] - out[1]) * (ill - well)[lesion]).sum() / ((ill - well)[lesion] ** 2).sum()).item()
 
     shares = {t: share(load_detector(f"cycle-{modality}-{t}")) for t in ("flair", "t1", "t2") if t != modality}
-    assert DEFAULT_TARGETS["cycle"][modality] == min(shares, key=shares.get) == name.split("-")[2]
+    assert METHODS["cycle"].packaged[modality] == min(shares, key=shares.get) == name.split("-")[2]
     case = write_case(tmp_path, "a", ("flair", "t1", "t2"))
     code, out, _ = run("detect", case, "--out", tmp_path / "out", "--weights", "cycle", "--input", modality, "--json")
     result = json.loads(out)
@@ -378,9 +378,9 @@ def test_cycle_is_short_for_the_one_that_copies_less(run, tmp_path, modality, na
 @pytest.mark.parametrize(("method", "input", "kind"), [("mmccd", "t1", "MMCCD"), ("masked", "t2", "MaskedUNet")])
 def test_masked_ones_by_their_short_name(run, tmp_path, method, input, kind):
     "By input over which modality; nothing but the input is looked at, and a terminal gets a bar."
-    assert set(DEFAULT_TARGETS[method]) == set(DEFAULT_TARGETS["cycle"]) == {"flair", "t1", "t2"}
-    assert {packaged_name(method, m) for m in DEFAULT_TARGETS[method]} <= set(packaged())
-    case, name = write_case(tmp_path, "a", (input,)), f"{method}-{input}-{DEFAULT_TARGETS[method][input]}"
+    assert set(METHODS[method].packaged) == set(METHODS["cycle"].packaged) == {"flair", "t1", "t2"}
+    assert {packaged_name(method, m) for m in METHODS[method].packaged} <= set(packaged())
+    case, name = write_case(tmp_path, "a", (input,)), f"{method}-{input}-{METHODS[method].packaged[input]}"
     code, out, err = run(
         "detect", case, "--out", tmp_path / "out", "--weights", method, "--input", input, "--device", "cpu", "--json"
     )
@@ -422,7 +422,7 @@ def test_a_slow_detector_shows_a_bar_on_a_terminal(tmp_path, capsys, monkeypatch
 def test_networks_that_are_not_there(run, tmp_path):
     case = write_case(tmp_path, "a", ("flair", "t1ce", "t2"))
     before = tree(tmp_path)
-    for method in DEFAULT_TARGETS:
+    for method in set(packaged_methods()) - {"threshold"}:
         refused(
             run("detect", case, "--out", tmp_path / "out", "--weights", method, "--input", "t1ce"),
             f"no {method} for t1ce comes with mmccd: choose --input flair",
@@ -451,8 +451,8 @@ def test_short_names(tmp_path, monkeypatch):
         "masked-flair-t1",
         "mmccd-flair-t1",
     ]
-    alone = [k for k in DEFAULT_TARGETS if not DEFAULT_TARGETS[k]["flair"]]
-    assert alone == ["equalised", "ae", "ae-dense", "vae", "dae", "ddpm", "ddpm-simplex"]
+    alone = [k for k in packaged_methods() if not METHODS[k].paired]
+    assert alone == ["threshold", "equalised", "ae", "ae-dense", "vae", "dae", "ddpm", "ddpm-simplex"]
     assert [pick_detector(k)[1] for k in alone] == [f"{k}-flair" for k in alone]
     Path("cycle").mkdir()
     assert packaged_name("cycle", "t1") == "cycle-t1-flair"  # an empty folder is no detector

@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import mmccd
 from mmccd.benchmark.dataset import calibration_slices, subject_split
 from mmccd.benchmark.measure import Entry, detector_of, maps, untrained
-from mmccd.benchmark.plan import NAMES, RECIPES, WAYS, Plan, ScanSource, split_lists
+from mmccd.benchmark.plan import RECIPES, WAYS, Plan, ScanSource, split_lists
 from mmccd.benchmark.run import FIGURES, FILES
 from mmccd.benchmark.tables import HEADINGS, PUBLISHED, PUBLISHED_PAIRS
 from mmccd.cases.store import SliceStore
@@ -24,6 +24,7 @@ from mmccd.cases.subjects import read_list, split_from_lists
 from mmccd.cli.app import main
 from mmccd.detector import healthy_threshold
 from mmccd.masked_diffusion import load_frozen_decoder
+from mmccd.registry import METHODS
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "nbs/reproduce_brats2021.md").read_text()
@@ -141,7 +142,7 @@ def test_the_stores_are_of_two_sizes(done):
 def test_the_plan_does_nothing(done):
     place, said = done
     plan = next(text for line, text in said.items() if "--plan" in line)
-    assert all(NAMES[m] in plan for m in ("ae", "vae", "dae", "ddpm", "cycle", "mmccd"))
+    assert all(METHODS[m].title in plan for m in ("ae", "vae", "dae", "ddpm", "cycle", "mmccd"))
     assert "3 subjects" in plan
     assert not (place / "benchmark").exists()
 
@@ -208,16 +209,18 @@ def test_table_one(done):
     grey = '<span style="color:gray">(published)</span>'
     assert names[:2] == ["everything positive", "threshold"]
     for m in PUBLISHED:
-        at = names.index(NAMES[m])
+        at = names.index(METHODS[m].title)
         assert names[at + 1] == grey
-        assert f"{NAMES[m]}, shipped weights" in names
+        assert f"{METHODS[m].title}, shipped weights" in names
         theirs = table.splitlines()[at + 3]
         assert all(
             f'<span style="color:gray">({PUBLISHED[m][HEADINGS.index(k)]:.2f})</span>' in theirs
             for k in ("auroc", "dice_oracle", "recall_oracle")
         )
         key = next(k for k, e in scores.items() if e["method"] == m and not e["shipped"])
-        assert row(table, NAMES[m])[0].startswith(f"{scores[key]['kinds']['patient']['summary']['ap']['mean']:.2f} ")
+        assert row(table, METHODS[m].title)[0].startswith(
+            f"{scores[key]['kinds']['patient']['summary']['ap']['mean']:.2f} "
+        )
     assert names.count(grey) == 6
     assert sum("shipped" in n for n in names) == 6
 
@@ -226,9 +229,13 @@ def test_table_two(done):
     place, _ = done
     text = (place / "brats-six-pairs/tables.md").read_text()
     oracle = text[text.index("Dice at the oracle threshold") :]
-    assert all(len(row(oracle, NAMES[m])) == 6 for m in ("everything", "threshold", "dae", "ddpm", "cycle", "mmccd"))
+    assert all(
+        len(row(oracle, METHODS[m].title)) == 6 for m in ("everything", "threshold", "dae", "ddpm", "cycle", "mmccd")
+    )
     for m, said in PUBLISHED_PAIRS.items():
-        assert re.findall(r"\((.*?)\)", " ".join(row(oracle, NAMES[m]))) == [f"{said['-'.join(w)]:.2f}" for w in WAYS]
+        assert re.findall(r"\((.*?)\)", " ".join(row(oracle, METHODS[m].title))) == [
+            f"{said['-'.join(w)]:.2f}" for w in WAYS
+        ]
 
 
 def test_the_same_line_again_trains_nothing(done):
@@ -289,12 +296,12 @@ def cells(heading):
 
 def test_published_numbers():
     said = cells("What was published")
-    assert set(said) == {NAMES[m] for m in PUBLISHED}
+    assert set(said) == {METHODS[m].title for m in PUBLISHED}
     for m, p in PUBLISHED.items():
         pairs = (
             [f"{v:.4f}" for v in PUBLISHED_PAIRS[m].values()] if m in PUBLISHED_PAIRS else [f"{p[0]:.4f}"] + [""] * 5
         )
-        assert said[NAMES[m]] == [f"{p[HEADINGS.index('auroc')]:.4f}", *pairs]
+        assert said[METHODS[m].title] == [f"{p[HEADINGS.index('auroc')]:.4f}", *pairs]
         assert pairs[0] == f"{p[0]:.4f}"
 
 
@@ -319,8 +326,8 @@ def test_the_work_is_what_the_networks_do():
     )
     nets = {m: untrained(plan, m, {"size": 128, "normalisation": "tukey"}) for m in plan.trained}
     load_frozen_decoder(nets["mmccd"], nets["cycle"])
-    assert set(said) == {NAMES[m] for m in nets} | {"all"}
+    assert set(said) == {METHODS[m].title for m in nets} | {"all"}
     for m, d in nets.items():
         with FlopCounterMode(display=False) as count, torch.no_grad():
             d.loss(batch, torch.Generator().manual_seed(0))
-        assert count.get_total_flops() / 2e9 == pytest.approx(said[NAMES[m]], abs=0.01), m
+        assert count.get_total_flops() / 2e9 == pytest.approx(said[METHODS[m].title], abs=0.01), m

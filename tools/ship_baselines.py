@@ -21,14 +21,14 @@ from ship_masked import RARER, SETTINGS
 from mmccd.baselines import Equalised, Reconstruction
 from mmccd.cases.store import SliceStore
 from mmccd.detector import fingerprint, load_detector, save_detector
-from mmccd.registry import METHODS, VARIANTS, new_detector
+from mmccd.registry import METHODS, new_detector
 from mmccd.training_loop import make_config
 from mmccd.unet import count_parameters
 from mmccd.weights.hub import WEIGHTS
 
 RESULT = Path(__file__).parent.parent / "data" / "results" / "baselines_phantom.json"
 BASELINES = tuple(
-    name for name, place in METHODS.items() if place.startswith("mmccd.baselines:")
+    m.name for m in METHODS.values() if m.trainable and m.cls.startswith("mmccd.baselines:")
 )  # in the order of the training's list
 Way = namedtuple("Way", "title what loss limits")
 WAYS = {
@@ -105,7 +105,7 @@ def name_of(detector):
     "What `mmccd train` calls such a detector."
     for name in BASELINES:
         asked = new_detector(name)
-        said = {k for v in VARIANTS.values() for k in v if hasattr(asked.config, k)}
+        said = {k for m in METHODS.values() for k in m.config if hasattr(asked.config, k)}
         if type(detector) is type(asked) and all(getattr(detector.config, k) == getattr(asked.config, k) for k in said):
             return name
     if not isinstance(detector, Reconstruction):

@@ -7,30 +7,20 @@ import torch
 
 from mmccd.benchmark.dataset import load_evaluation_set
 from mmccd.benchmark.measure import RECALLS
-from mmccd.benchmark.plan import NAMES
 from mmccd.benchmark.tables import cell, first_kind, of_pair
+from mmccd.registry import METHODS
 from mmccd.runtime import counted
 from mmccd.scoring import SIZES, by_size
 
 
 def colour_of(
-    method: str,  # in `NAMES`
+    method: str,  # in `ROWS`
 ) -> str:
     "The same in every figure; told apart with any eyes, and greys for what has learned nothing."
     from mmccd.viz import OKABE_ITO
 
-    usual = dict(
-        everything="0.7",
-        threshold="0.2",
-        ae="sky",
-        vae="purple",
-        dae="green",
-        ddpm="orange",
-        cycle="blue",
-        masked="yellow",
-        mmccd="vermillion",
-    )
-    return OKABE_ITO.get(usual[method], usual[method])
+    colour = METHODS[method].colour
+    return OKABE_ITO.get(colour, colour)
 
 
 def entries_of_pair(
@@ -56,7 +46,7 @@ def recall_figure(
             e["kinds"][kind]["curve"],
             color=colour_of(e["method"]),
             lw=1.6,
-            label=f"{NAMES[e['method']]} (AP {cell(e['kinds'][kind]['summary']['ap'])})",
+            label=f"{METHODS[e['method']].title} (AP {cell(e['kinds'][kind]['summary']['ap'])})",
         )
     ax.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
     ax.legend(fontsize=11, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
@@ -74,7 +64,7 @@ def size_figure(
     sheet = Sheet(7, 4)
     ax = sheet.subplots()
     for i, e in enumerate(lines.values()):
-        k, name = e["kinds"][kind], NAMES[e["method"]]
+        k, name = e["kinds"][kind], METHODS[e["method"]].title
         got = by_size([dict(zip(k["columns"], r)) for r in k["rows"]], "dice", sizes, SIZES["slice"])
         for at, s in enumerate(got.values()):
             x = at + 0.8 * (i + 0.5) / len(lines) - 0.4
@@ -106,13 +96,13 @@ def cost_figure(
     sheet = Sheet(7, 3.6)
     ax = sheet.subplots()
     for m, y in floor.items():
-        ax.axhline(y, color=colour_of(m), lw=1, ls="--", label=f"{NAMES[m]} (no network)")
+        ax.axhline(y, color=colour_of(m), lw=1, ls="--", label=f"{METHODS[m].title} (no network)")
     for i, e in enumerate(lines):
         s, same = e["kinds"][kind]["summary"]["ap"], sum(f["evaluations"] == e["evaluations"] for f in lines[:i])
         x = e["evaluations"] * 1.15**same  # side by side, not on top of each other
         if s["low"] is not None:
             ax.plot([x, x], [s["low"], s["high"]], color=colour_of(e["method"]), lw=1.4)
-        ax.plot(x, s["mean"], "o", color=colour_of(e["method"]), ms=6, label=NAMES[e["method"]])
+        ax.plot(x, s["mean"], "o", color=colour_of(e["method"]), ms=6, label=METHODS[e["method"]].title)
     ax.set(xscale="log", xlabel="evaluations of a network for a slice", ylabel="AP", ylim=(0, 1))
     ax.xaxis.set_major_formatter(lambda v, _: f"{v:g}")
     ax.legend(fontsize=11, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
@@ -140,7 +130,7 @@ def maps_figure(
     return show_rows(
         rows,
         [f"{s.lesion_cm2:.1f} cm²" for s in people],
-        [x.upper(), *(NAMES[e["method"]] for e in lines.values())],
+        [x.upper(), *(METHODS[e["method"]].title for e in lines.values())],
         vmin=[-1.0] + [0.0] * len(tops),
         vmax=[1.0] + tops,
         cmap=["gray"] + ["inferno"] * len(tops),

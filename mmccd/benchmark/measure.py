@@ -14,7 +14,6 @@ import torch
 from mmccd import __version__
 from mmccd.baselines import Bottleneck
 from mmccd.benchmark.dataset import load_evaluation_set, load_training_data, places
-from mmccd.benchmark.plan import AFTER, PAIRED
 from mmccd.cases.store import SliceStore
 from mmccd.detection.maps import map_slices
 from mmccd.detector import EverythingPositive, Threshold, fingerprint, healthy_threshold, load_detector
@@ -39,14 +38,14 @@ def run_folder(
 
 def untrained(
     plan,  # a `Plan`
-    method: str,  # in `NAMES`
+    method: str,  # in `ROWS`
     made: dict,  # recipe of the store to learn from; `size` and `normalisation` count
 ):  # a `Detector` that has learned nothing
     "One network for all that is asked, told which; for a single pair, networks for that pair alone."
-    name, changes = plan.recipe.unet if method in PAIRED else (plan.recipe.unet[0], {})
+    name, changes = plan.recipe.unet if METHODS[method].paired else (plan.recipe.unet[0], {})
     unet = preset(name, **changes) if changes else name
     (input, target), known = plan.pairs[0], plan.modalities if len(plan.pairs) > 1 else ()
-    if method not in PAIRED:
+    if not METHODS[method].paired:
         known = plan.inputs if len(plan.inputs) > 1 else ()
     return new_detector(
         method,
@@ -62,14 +61,14 @@ def untrained(
 
 def train_method(
     plan,  # a `Plan`
-    method: str,  # in `NAMES`
+    method: str,  # in `ROWS`
     progress=False,  # a bar of its own
 ) -> dict:  # record of the run
     "Train one method, or go on with it; a training that is done is left alone."
     data, val = load_training_data(plan)
     detector = untrained(plan, method, data.recipe)
-    if method in AFTER:
-        load_frozen_decoder(detector, load_detector(run_folder(plan, AFTER[method])))
+    if decoder := METHODS[method].decoder_from:
+        load_frozen_decoder(detector, load_detector(run_folder(plan, decoder)))
     return train(
         detector, data, val, run_folder(plan, method), plan.training, resume=True, device=plan.device, progress=progress
     )
@@ -84,13 +83,19 @@ def entries(
     "Every line, method by method."
     out = []
     for m in plan.methods:
-        ways = plan.pairs if m in PAIRED else [(x, None) for x in plan.inputs] if m != "everything" else [(None, None)]
+        ways = (
+            plan.pairs
+            if METHODS[m].paired
+            else [(x, None) for x in plan.inputs]
+            if m != "everything"
+            else [(None, None)]
+        )
         for (x, y), shipped in ((w, s) for s in (False, True) for w in ways):
             name = "-".join(v for v in (m, x, y) if v)
-            there = m in METHODS and (
+            there = METHODS[m].trainable and (
                 plan.shipped != "no" and name in packaged() if shipped else plan.shipped != "only"
             )
-            if there or (m not in METHODS and not shipped):
+            if there or (not METHODS[m].trainable and not shipped):
                 out.append(Entry(f"{name}{' shipped' * shipped}", m, x, y, shipped))
     return out
 

@@ -13,26 +13,8 @@ from mmccd.registry import METHODS
 from mmccd.training.record import difference
 from mmccd.training_loop import PRESETS, TrainConfig
 
-NAMES = dict(
-    everything="everything positive",
-    threshold="threshold",
-    ae="AE",
-    vae="VAE",
-    dae="DAE",
-    ddpm="DDPM",
-    cycle="Cyclic U-Net",
-    masked="masked U-Net",
-    mmccd="MMCCD",
-)
-
-
-USUAL = tuple(k for k in NAMES if k != "masked")  # the paper's rows, and the two that have to be beaten
-
-
-PAIRED = ("cycle", "masked", "mmccd")  # go to another modality; all others look at one
-
-
-AFTER = {"masked": "cycle", "mmccd": "cycle"}  # whose way back they take
+ROWS = tuple(m.name for m in METHODS.values() if m.in_tables)  # all that the tables can show
+DEFAULT_ROWS = tuple(m for m in ROWS if METHODS[m].by_default)
 
 
 WAYS = (
@@ -137,7 +119,7 @@ class Plan:
     out: str  # folder of the benchmark
     preset: str = "cpu"  # a name in `RECIPES`
     pairs: tuple = WAYS  # (input, target), the first is that of Table 1
-    methods: tuple = USUAL  # names in `NAMES`
+    methods: tuple = DEFAULT_ROWS  # names in `ROWS`
     shipped: str = "no"  # the weights that come with mmccd: "no", "also", or "only" (nothing is trained)
     scans: ScanSource = None  # None: phantoms
     sampler: str = "fast"  # how masked methods look at a slice: "fast", or "paper"
@@ -152,7 +134,7 @@ class Plan:
         put("pairs", tuple(map(tuple, self.pairs)))
         for what, asked, known in (
             ("preset", (self.preset,), RECIPES),
-            ("method", self.methods, NAMES),
+            ("method", self.methods, ROWS),
             ("word after --shipped", (self.shipped,), ("no", "also", "only")),
             ("sampler", (self.sampler,), SAMPLERS),
         ):
@@ -163,7 +145,7 @@ class Plan:
             raise ValueError(
                 f"a pair is two modalities, such as flair-t2, and each pair counts once, got {'-'.join(wrong[0]) if wrong else ', '.join('-'.join(p) for p in self.pairs) or 'none'}"
             )
-        put("methods", tuple(m for m in NAMES if m in {*self.methods, "everything", "threshold"}))
+        put("methods", tuple(m for m in ROWS if m in self.methods or not METHODS[m].trainable))
 
     @property
     def recipe(self):
@@ -183,15 +165,10 @@ class Plan:
 
     @property
     def trained(self):
-        return (
-            ()
-            if self.shipped == "only"
-            else tuple(
-                m
-                for m in NAMES
-                if m in METHODS and m in {*self.methods, *(AFTER[m] for m in self.methods if m in AFTER)}
-            )
-        )
+        if self.shipped == "only":
+            return ()
+        wanted = {*self.methods, *(METHODS[m].decoder_from for m in self.methods)}
+        return tuple(m for m in ROWS if m in wanted and METHODS[m].trainable)
 
 
 def write_or_check_plan(

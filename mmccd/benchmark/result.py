@@ -9,7 +9,7 @@ import torch
 from mmccd import __version__
 from mmccd.benchmark.dataset import load_evaluation_set, load_training_data, places
 from mmccd.benchmark.measure import entries, pictured, run_folder
-from mmccd.benchmark.plan import NAMES, rule
+from mmccd.benchmark.plan import rule
 from mmccd.cases.store import SliceStore
 from mmccd.detector import fingerprint, load_detector
 from mmccd.files import round_floats
@@ -49,7 +49,7 @@ def network(
     about, last, d, curve = record["about"], record["result"], load_detector(folder), curve_of(folder)
     losses = [r[3] for r in curve["rows"]]
     return {
-        "name": NAMES[method],
+        "name": METHODS[method].title,
         "parameters": sum(p.numel() for p in d.parameters()),
         "trained": sum(p.numel() for p in d.parameters() if p.requires_grad),
         "steps": last["step"],
@@ -82,15 +82,14 @@ def paired(
                 if e["method"] == m
                 and e["input"] == like["input"]
                 and e["target"] in (None, like["target"])
-                and (m not in METHODS or e["shipped"] == like["shipped"])
+                and (not METHODS[m].trainable or e["shipped"] == like["shipped"])
             ),
             None,
         )
 
     out = {}
     for key, e in scores.items():
-        rivals = ["threshold"] + ["dae", "cycle", "masked"] * (e["method"] == "mmccd")
-        for other in (find(m, e) for m in rivals if e["method"] in METHODS):
+        for other in (find(m, e) for m in METHODS[e["method"]].compared_with):
             if other:
                 out[f"{key} - {other}"] = {
                     c: paired_bootstrap(column(e, c), column(scores[other], c)) for c in ("ap", "dice", "dice_oracle")

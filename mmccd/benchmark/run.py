@@ -5,7 +5,7 @@ from pathlib import Path
 from mmccd.benchmark.dataset import load_evaluation_set, load_training_data, make_stores, places, subject_split
 from mmccd.benchmark.figures import cost_figure, maps_figure, recall_figure, size_figure
 from mmccd.benchmark.measure import detector_of, entries, run_folder, untrained
-from mmccd.benchmark.plan import AFTER, NAMES, rule, write_or_check_plan
+from mmccd.benchmark.plan import rule, write_or_check_plan
 from mmccd.benchmark.result import curve_of, whole_result
 from mmccd.benchmark.schedule import work_off
 from mmccd.benchmark.tables import all_tables
@@ -13,6 +13,7 @@ from mmccd.cases.store import SliceStore
 from mmccd.files import output_folder, to_json, write_atomic, writing
 from mmccd.intensity import DEFAULT
 from mmccd.phantom import KINDS
+from mmccd.registry import METHODS
 from mmccd.runtime import counted
 from mmccd.tables import latex
 from mmccd.training.record import read_record
@@ -123,10 +124,11 @@ def plan_text(
         if plan.scans
         else [f"make {' + '.join(str(n(p)) for p, _, _ in parts)} phantom heads: at most {most / 1e9:.1g} GB"]
     )
-    for m in sorted(plan.trained, key=lambda m: m not in AFTER.values()):
+    decoders = {METHODS[m].decoder_from for m in plan.trained}
+    for m in sorted(plan.trained, key=lambda m: m not in decoders):
         count = sum(p.numel() for p in untrained(plan, m, store).parameters())
         lines.append(
-            f"train {NAMES[m]}: {count / 1e6:.2g} M parameters, {'at most ' * bool(t.patience)}{t.steps:,} steps of {t.batch_size} slices of {store['size']} pixels{so_far(plan, m)}"
+            f"train {METHODS[m].title}: {count / 1e6:.2g} M parameters, {'at most ' * bool(t.patience)}{t.steps:,} steps of {t.batch_size} slices of {store['size']} pixels{so_far(plan, m)}"
         )
     tested = len(subject_split(plan)["test"]) if plan.scans else n(r.test)
     return "\n".join(

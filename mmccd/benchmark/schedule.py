@@ -14,8 +14,8 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from mmccd.benchmark.measure import entries, score_entry, train_method
-from mmccd.benchmark.plan import AFTER
 from mmccd.pools import begin_worker, in_worker
+from mmccd.registry import METHODS
 from mmccd.runtime import counted, duration
 
 Task = namedtuple(
@@ -27,9 +27,11 @@ def tasks_of(
     plan,  # a `Plan`
 ) -> list:  # of `Task`, those that others wait for first
     "Trainings, then the lines of the tables."
-    first = sorted(plan.trained, key=lambda m: m not in AFTER.values())
+    decoders = {METHODS[m].decoder_from for m in plan.trained}
+    first = sorted(plan.trained, key=lambda m: m not in decoders)
     train = [
-        Task(f"train {m}", f"train {AFTER[m]}" if m in AFTER else None, partial(train_method, plan, m)) for m in first
+        Task(f"train {m}", f"train {d}" if (d := METHODS[m].decoder_from) else None, partial(train_method, plan, m))
+        for m in first
     ]
 
     def waits(e):

@@ -3,7 +3,8 @@
 import numpy as np
 
 from mmccd.benchmark.measure import AT_ORACLE, SHOWN
-from mmccd.benchmark.plan import NAMES, WAYS
+from mmccd.benchmark.plan import WAYS
+from mmccd.registry import METHODS
 from mmccd.runtime import counted
 from mmccd.tables import markdown
 
@@ -54,7 +55,7 @@ def line_name(
     e,  # one of a result's scores
 ) -> str:
     "What the line is called."
-    return NAMES[e["method"]] + ", shipped weights" * e["shipped"]
+    return METHODS[e["method"]].title + ", shipped weights" * e["shipped"]
 
 
 def of_pair(
@@ -136,7 +137,7 @@ def table_two(
     known = PUBLISHED_PAIRS if score == "dice_oracle" and kind in TUMOURS else {}
     lines = dict.fromkeys((e["method"], e["shipped"]) for e in result["scores"].values())
     for m, shipped in lines:
-        row = [NAMES[m] + ", shipped weights" * shipped]
+        row = [METHODS[m].title + ", shipped weights" * shipped]
         for pair in result["pairs"]:
             found = [e for e in of_pair(result, pair).values() if (e["method"], e["shipped"]) == (m, shipped)]
             said = None if shipped else known.get(m, {}).get(pair)

@@ -19,7 +19,7 @@ def asked_plan(
         raise ValueError("--store and --lists belong together: who of the store learns, validates and is tested?")
     if a.test_store and not a.store:
         raise ValueError("--test-store goes with --store: leave it out for phantoms")
-    from mmccd.benchmark.plan import USUAL, WAYS, Plan, ScanSource, split_lists
+    from mmccd.benchmark.plan import DEFAULT_ROWS, WAYS, Plan, ScanSource, split_lists
 
     pairs = WAYS if a.pairs == "all" else tuple(tuple(p.split("-")) for p in parse_list(a.pairs))
     scans = ScanSource(a.store, test_store=a.test_store, **split_lists(a.lists)) if a.store else None
@@ -27,7 +27,7 @@ def asked_plan(
         a.out,
         a.preset,
         pairs,
-        tuple(parse_list(a.methods)) or USUAL,
+        tuple(parse_list(a.methods)) or DEFAULT_ROWS,
         a.shipped,
         scans,
         a.sampler,

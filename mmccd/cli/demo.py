@@ -8,12 +8,11 @@ import typer
 from mmccd.cases.phantoms import make_subjects
 from mmccd.cli.app import app
 from mmccd.cli.options import Device, Json, Seed, check_json, put_json
-from mmccd.registry import DEFAULT_TARGETS
+from mmccd.registry import packaged_name
 from mmccd.runtime import pick_device
 
 DEMO = {
-    m: [f"threshold-{m}", *(f"{kind}-{m}-{DEFAULT_TARGETS[kind][m]}" for kind in ("cycle", "mmccd"))]
-    for m in ("flair", "t2", "t1")
+    m: [packaged_name(k, m) for k in ("threshold", "cycle", "mmccd")] for m in ("flair", "t2", "t1")
 }  # by input: which detectors
 
 

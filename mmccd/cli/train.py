@@ -20,12 +20,12 @@ def back_from(
     if not name:
         return None
     from mmccd.detector import load_detector
-    from mmccd.registry import METHODS
+    from mmccd.registry import trainable_methods
 
     c = first.config
     if not hasattr(c, "frozen_back"):
         raise ValueError(f"{method} learns its own way back: leave --back out")
-    alone = name in METHODS and not (Path(name) / "config.json").is_file()
+    alone = name in trainable_methods() and not (Path(name) / "config.json").is_file()
     return load_detector(f"{name}-{c.input}-{c.target}" if alone else name)
 
 
