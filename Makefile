@@ -8,21 +8,48 @@ NAME   ?=
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-sync test-notebooks test-wheel test-pytest notebooks clean
+.PHONY: help demo check test test-slow lint types test-sync test-unit test-notebooks test-wheel test-rest notebooks clean
 
 help:       ## this list
 	@grep -E '^[a-z-]+: .*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/make \1|\2/' | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
 
-demo: $(VENV)/.demo ## a made-up patient in, an anomaly map, a picture and scores out, in demo/
+demo: $(VENV)/.demo ## a phantom patient in, an anomaly map, a picture and scores out, in demo/
 	$(VENV)/bin/mmccd demo --out demo
 	@echo "The command mmccd lies in $(VENV)/bin; to type it without the path, first:  . $(VENV)/bin/activate"
 
-test: test-sync test-notebooks test-wheel test-pytest ## everything below, in this order
+check: lint types test-sync test-unit ## what to run before each commit: two minutes
+
+test: check test-notebooks test-wheel test-rest ## check, and everything below, in this order
+
+lint: $(VENV)/.dev ## layout and common faults (ruff), imports that point downwards
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(PY) tools/imports.py > /dev/null
+
+types: $(VENV)/.dev ## types of the plain modules (pyrefly)
+	$(VENV)/bin/pyrefly check
 
 test-sync: $(VENV)/.dev ## modules, README and notebooks agree
 	$(PY) tools/in_sync.py
 
+PYTEST := OMP_NUM_THREADS=1 MPLBACKEND=Agg HF_HUB_OFFLINE=1 $(PY) -m pytest -q -n 2 --dist loadfile
+
+test-unit: $(VENV)/.dev ## tests/unit, the style of the notebooks included; two files at a time
+	$(PYTEST) -m "not slow" tests/unit
+
 test-notebooks: $(VENV)/.dev ## every notebook runs, each in its own process
+	$(PY) tools/notebooks.py test
+
+test-wheel: $(VENV)/.dev ## the wheel installs and runs in a clean environment
+	$(PY) tools/check_wheel.py
+
+test-rest: $(VENV)/.dev ## all other tests: whole commands, recipes, the browser
+	$(PYTEST) -m "not slow" --ignore=tests/unit tests
+
+test-slow: $(VENV)/.dev ## what is left out of `make test` because something smaller protects the same
+	$(PYTEST) -m slow tests
+
+notebooks: $(VENV)/.dev ## every notebook runs, each in its own process
 	$(PY) tools/notebooks.py test
 
 test-wheel: $(VENV)/.dev ## the wheel installs and runs in a clean environment
@@ -38,7 +65,7 @@ notebooks: $(VENV)/.dev ## export, run in place, clean, README; one only: make n
 
 clean: ## remove what the commands made; .venv stays (rm -rf .venv removes it)
 	rm -rf demo build dist *.egg-info .pytest_cache .hypothesis nbs/.ipynb_checkpoints nbs/.last_checked
-	find mmccd nbs tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
+	find mmccd nbs tests tools experiments benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Stamps: made again when the dependencies change. `.dev` holds all that `.demo` does.
 $(VENV)/.made:

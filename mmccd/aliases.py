@@ -1,0 +1,199 @@
+"""Names that moved after version 0.1.0: they still work, with a warning, until 0.3.0. This table is the only list of them."""
+
+import importlib
+import warnings
+from collections.abc import Callable
+
+# old module -> new module -> names, separated by spaces; OLD=NEW where the name changed too
+MOVED: dict[str, dict[str, str]] = {
+    "benchmark": {
+        "benchmark.dataset": (
+            "Judged=EvaluationSet Subject calibration_slices judging=load_evaluation_set kind_of "
+            "learning=load_training_data make_stores places subject who=subject_split"
+        ),
+        "benchmark.figures": "colour_of cost_figure maps_figure recall_figure shown=entries_of_pair size_figure",
+        "benchmark.measure": (
+            "AT_ORACLE Entry RECALLS SHOWN counting=count_evaluations detector_of entries maps measure pictured "
+            "precision_at run_folder score_entry score_kind train_method untrained"
+        ),
+        "benchmark.plan": (
+            "AFTER FOLDED LEVEL NAMES PAIRED Plan RECIPES Recipe SPLITS Scans=ScanSource USUAL WAYS WHOLE "
+            "evidence rule settle=write_or_check_plan split_lists"
+        ),
+        "benchmark.result": "PROTOCOL curve_of network paired whole_result",
+        "benchmark.run": "FIGURES FILES check_all check_scans plan_text run_benchmark so_far write_all",
+        "benchmark.schedule": "Display Task in_pool in_turn stop_process tasks_of told=task_summary work_off",
+        "benchmark.tables": (
+            "HEADINGS PUBLISHED PUBLISHED_PAIRS SOURCE TUMOURS all_tables caption cell first_kind line_name "
+            "of_pair table_one table_two"
+        ),
+        "files": "dump=to_json tidy=round_floats",
+        "pools": "BUSY ENDED begin_worker in_worker",
+        "tables": "latex markdown",
+    },
+    "cli": {
+        "cases.phantoms": "make_subjects",
+        "cli.app": "app arguments main root show_version stopped",
+        "cli.benchmark": "asked_plan benchmark benchmark_line run_benchmark",
+        "cli.demo": "DEMO demo demo_figure demo_row demo_run demo_table demo_text way=detector_title",
+        "cli.detect": "detect own_modality=infer_modality pick_detector run_detect tell=print_cases",
+        "cli.evaluate": "evaluate",
+        "cli.explore": "asked_view explore explored explorer_weights run_explorer tell_view=print_view",
+        "cli.options": "Device Input Json Seed Setting check_json count listed=parse_list put_json slice_range",
+        "cli.phantom": "phantom",
+        "cli.prepare": "make_store prepare tell_store=print_store",
+        "cli.train": "back_from run_training train",
+        "explorer.saving": "SAVED save_view",
+        "explorer.server": (
+            "APPS PAGES UPLOAD answers check_app explorer_notebook running serve server_folder server_line"
+        ),
+        "registry": "OVER=DEFAULT_TARGETS full_name=packaged_name",
+        "runtime": "Stopped=Interrupted like_ctrl_c=sigterm_as_interrupt pick_device say",
+    },
+    "data": {
+        "cases.brain": "box_of brain_mask fill_slices least_signal",
+        "cases.case": "Case read_case",
+        "cases.grid": "GEOMETRY Grid check_same_grid",
+        "cases.names": (
+            "NAMES NIFTI OTHER RESULT case_files case_id choose_files common_name expand_cases find_cases "
+            "nifti_files no_images=no_images_error one_modality split_ending split_name "
+            "two_claims=ambiguous_modality_error"
+        ),
+        "cases.nifti": "as_stored check_header open_nifti read_array read_labels read_volume write_nifti",
+        "errors": "bad_file=file_error plain=format_error printable=display_name",
+        "slices": "SLICE_RANGE to_slices to_volume",
+    },
+    "detect": {
+        "cases.grid": "protocol_slices volume_ml voxel_size",
+        "detection.calibration": "recalibrate stored_post=stored_postprocessing threshold_note",
+        "detection.detect": (
+            "attempt check_place describe_run detect_case detect_many earlier_cases is_complete write_run"
+        ),
+        "detection.evaluate": (
+            "ALARMS case_shapes evaluate false_alarm pair_cases read_result result_ids score_case score_found"
+        ),
+        "detection.maps": "anomaly_volume map_slices",
+        "detection.report": "Detection report_figure result_files telling_slices=representative_slices",
+        "detection.score_text": "alarm_text score_tables score_text",
+        "files": "output_folder read_json writing",
+        "tables": "align=align_table",
+    },
+    "detector": {
+        "files": "write_atomic",
+        "weights.hub": "WEIGHTS damage find_weights packaged tensor_file",
+    },
+    "diffusion": {
+        "diffusion": "at=extract signal_left=alphas_cumprod",
+    },
+    "explore": {
+        "explorer.canvas": (
+            "FOOT GAP GREYS HEAD HOT NOTE PAINTS PALETTE SHADES TITLE Tile draw draw_tile edge fitting "
+            "paint_over palette png_of pure put put_bar shade word"
+        ),
+        "explorer.controls": (
+            "LOOK=STYLE PLAYS WIDE devices knob limits make_box make_knobs make_outputs move move_both"
+        ),
+        "explorer.engine": (
+            "Kept=LRUCache all_slices check_place check_view check_way error_of first_view fit_view map_of "
+            "masked_detector pick=pick_explorer_device sampler_of score_words scores_of slice_of sweep_masks "
+            "trace_of"
+        ),
+        "explorer.explorer": "Explorer",
+        "explorer.panel": (
+            "Panel changed=on_change connect explore fulfil link meet=set_subject meet_again=load_subject "
+            "path_wanted phantom_wanted save_file set_knobs show_lines to_calibrated uploaded"
+        ),
+        "explorer.render": (
+            "describe error_words gif_of hidden_words is_usual=is_calibrated_map judged=evaluated_tile lines_of "
+            "map_scale map_words step_words tiles_of"
+        ),
+        "explorer.subjects": "Subject file_subject phantom_subject upload_subject",
+        "explorer.view": "SWEEPS View cycle_key needed",
+        "explorer.worker": "Latest Stale Wish=RenderRequest wanted_by",
+    },
+    "masked_diffusion": {
+        "masked_diffusion": (
+            "Imaginer=MaskedTranslator all_masks=masked_errors changed=with_config "
+            "imagination_loss=masked_translation_loss learn_usual=fit_healthy_mean mmccd_loss=cycle_loss "
+            "pooled_score=masked_anomaly_map take_back=load_frozen_decoder usual_map=healthy_mean"
+        ),
+    },
+    "masking": {
+        "masking": "spread=std_over_masks",
+    },
+    "phantom": {
+        "cases.phantoms": "save_nifti swap_in write_case write_phantom",
+    },
+    "slices": {
+        "cases.subjects": "part_size read_list split_from_lists split_subjects subject_of",
+    },
+    "store": {
+        "cases.phantoms": "Phantoms write_case",
+        "cases.prepare": (
+            "LARGEST case_arrays check_recipe first_modalities load_source make_recipe plan prepare prepare_one "
+            "run_tasks scaled_slices source_files store_group unfinished workers"
+        ),
+        "cases.store": (
+            "FORMAT IN_MEMORY Row SliceDataset SliceStore describe_slices is_url open_place "
+            "plain_errors=store_errors read_records read_store undamaged"
+        ),
+        "pools": "start_worker",
+        "runtime": "one_thread=single_thread",
+    },
+    "training": {
+        "files": "alone=run_lock write_durably",
+        "registry": "METHODS VARIANTS new_detector",
+        "runtime": "counted duration kept_random_state seed_of=derive_seed spread=evenly_spaced",
+        "training.callback": "Keeper=TrainingCallback",
+        "training.card": "CARD card",
+        "training.checkpoint": "Sealed=ChecksummedCheckpointIO checkpoints keep_newest newest_good saving",
+        "training.data": "store_data",
+        "training.fit": "Fit make_trainer on=make_lightning_module quiet",
+        "training.log": "COLUMNS curve_figure log_text sample_figure save_sample",
+        "training.progress": "Progress",
+        "training.record": (
+            "OPTIONS RESULT about_run data_record difference for_user open_run read_record read_run write_record"
+        ),
+        "training.run": "check_healthy check_training finish opening run_fit train",
+        "training_loop": (
+            "Batches PRECISIONS PRESETS ToyCycle ToyCycleConfig TrainConfig batch_indices converged "
+            "describe_data diverged ema_average lr_factor make_config mean_inside=masked_mean shuffled "
+            "small_net validate without_labels"
+        ),
+    },
+    "translate": {
+        "translate": "failure_map=squared_error_map paint=fill_background",
+    },
+}
+
+GONE_IN = "0.3.0"
+
+
+def moved_names(module: str) -> dict[str, tuple[str, str]]:
+    """Every old name of `module` ("mmccd.data") with its new module and name."""
+    found = {}
+    for place, words in MOVED.get(module.removeprefix("mmccd."), {}).items():
+        for word in words.split():
+            old, _, new = word.partition("=")
+            found[old] = (f"mmccd.{place}", new or old)
+    return found
+
+
+def old_names(module: str) -> Callable[[str], object]:
+    """A `__getattr__` for `module` that finds what moved away and warns about it.
+
+    Raises:
+        AttributeError: for a name that the module never had.
+    """
+    names = moved_names(module)
+
+    def find(name: str) -> object:
+        if name not in names:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        place, new = names[name]
+        warnings.warn(
+            f"{module}.{name} is now {place}.{new}; the old name goes in mmccd {GONE_IN}", FutureWarning, stacklevel=2
+        )
+        return getattr(importlib.import_module(place), new)
+
+    return find

@@ -1,0 +1,5 @@
+"""Moved to mmccd.cases.store and mmccd.cases.prepare; the old names work until 0.3.0 (mmccd/aliases.py)."""
+
+from mmccd.aliases import old_names
+
+__getattr__ = old_names(__name__)

@@ -1,0 +1,114 @@
+"""Arrows between modules point down, in no circle; scoring, cases and the rest keep to their rooms."""
+
+import ast
+from pathlib import Path
+
+import imports
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+MODULES = imports.modules(ROOT)
+NETWORKS = {"unet", "translate", "cycle", "diffusion", "masked_diffusion", "baselines", "detector", "training_loop"}
+
+
+def test_all_arrows_point_down():
+    assert imports.problems(ROOT) == []
+
+
+def test_scoring_knows_arrays_only():
+    assert imports.graph(ROOT)["scoring"] <= {"tables"}
+
+
+def test_cases_know_no_networks():
+    graph = imports.graph(ROOT)
+    assert not {n for m, names in graph.items() if m.startswith("cases") for n in names} & NETWORKS
+
+
+def test_only_the_command_line_prints():
+    "Standard output belongs to the command line; what others have to say goes to standard error."
+    for name, path in MODULES.items():
+        if name.split(".")[0] in ("cli", "__main__"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "print":
+                assert any(k.arg == "file" for k in node.keywords), f"mmccd.{name} prints in line {node.lineno}"
+
+
+def test_no_module_is_too_long():
+    long = {n: k for n, p in MODULES.items() if (k := len(p.read_text().splitlines())) > 500}
+    assert not long, f"split them: {long}"
+
+
+def test_every_module_says_what_it_is_for():
+    silent = [n for n, p in MODULES.items() if not ast.get_docstring(ast.parse(p.read_text()))]
+    assert not silent, f"without a docstring: {silent}"
+
+
+def test_contributing_shows_the_graph_of_today():
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    assert imports.BEGIN in text
+    assert imports.document(text, ROOT) == text, "run `python tools/imports.py --write`"
+
+
+# ---- the check of the checks
+
+
+@pytest.fixture
+def package(tmp_path):
+    "A function that writes modules below mmccd/ and returns the folder above it."
+
+    def write(**modules):
+        for name, text in {"__init__": "", **modules}.items():
+            path = tmp_path / "mmccd" / f"{name.replace('__in__', '/')}.py"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        return tmp_path
+
+    return write
+
+
+CHAPTER = f"{imports.GENERATED} ../nbs/x.ipynb.\n"
+
+
+@pytest.mark.parametrize(
+    ("modules", "words"),
+    [
+        (
+            {"scoring": CHAPTER + "from mmccd.cases import grid", "cases__in____init__": "", "cases__in__grid": ""},
+            "above",
+        ),
+        (
+            {"unet": CHAPTER + "def f():\n    from .cli.app import main", "cli__in____init__": "", "cli__in__app": ""},
+            "above",
+        ),
+        ({"unet": CHAPTER + "import mmccd.cli as c", "cli__in____init__": ""}, "above"),
+        ({"unet": CHAPTER + "from .viz import a", "viz": CHAPTER + "from mmccd import unet"}, "circle: "),
+        ({"unknown": ""}, "no room"),
+        (
+            {
+                "training__in____init__": "",
+                "training__in__a": "from mmccd.detection.b import x",
+                "training__in__c": "",
+                "detection__in____init__": "",
+                "detection__in__b": "from mmccd.training import c",
+            },
+            "rooms import each other in a circle",
+        ),
+    ],
+    ids=["upwards", "lazily", "plain", "circle", "unknown", "rooms"],
+)
+def test_each_fault_is_found(package, modules, words):
+    assert any(words in sentence for sentence in imports.problems(package(**modules)))
+
+
+def test_what_is_allowed(package):
+    root = package(
+        unet=CHAPTER + "from mmccd.runtime import seed\nif TYPE_CHECKING:\n    from mmccd.cli import app",
+        runtime="",
+        cli__in____init__="from mmccd.cli import app",
+        cli__in__app="from mmccd import unet",
+    )
+    assert imports.problems(root) == []
+    assert imports.graph(root)["cli.app"] == {"unet"}
+    assert "cli --> components" in imports.drawing(root)
+    assert "cli --> runtime" not in imports.drawing(root), "it follows from the others"
