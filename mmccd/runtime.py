@@ -3,6 +3,9 @@
 import hashlib
 import signal
 import sys
+import threading
+from collections import Counter
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 
@@ -91,14 +94,33 @@ def duration(
     return f"{seconds:.0f} s"
 
 
+_single_threaded: Counter[int] = Counter()  # how often each thread is inside `single_thread`
+_single_thread_lock = threading.Lock()
+_threads_before = 1  # PyTorch's number of threads when the first of them came in
+
+
 @contextmanager
-def single_thread():
-    "PyTorch with a single thread, for results that do not depend on the machine."
+def single_thread() -> Iterator[None]:
+    """Let PyTorch compute with one thread inside, so that results do not depend on how many cores there are.
+
+    It may be nested, and several Python threads may be inside at once. PyTorch keeps one number for each of them and
+    one for threads that are still to come; whoever leaves gets back the number from before the first came in.
+    """
+    global _threads_before
     import torch
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    me = threading.get_ident()
+    with _single_thread_lock:
+        here = torch.get_num_threads()  # asked in every thread: the first question of a thread sets its number
+        if not _single_threaded:
+            _threads_before = here
+        _single_threaded[me] += 1
+        torch.set_num_threads(1)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        with _single_thread_lock:
+            _single_threaded[me] -= 1
+            if not _single_threaded[me]:
+                del _single_threaded[me]
+                torch.set_num_threads(_threads_before)
