@@ -1,0 +1,50 @@
+"""Names of fields, values and tensors in detectors that were stored by earlier versions, and what they are called now."""
+
+from torch import Tensor
+
+OLD_CONFIG_NAMES = {
+    "frozen_back": "frozen_decoder",
+    "varied": "augment_masks",
+    "also": "extra_targets",
+    "divide": "normalise_by",
+    "together": "n_strips",
+    "looks": "n_steps",
+}
+
+OLD_CONFIG_VALUES = {
+    "normalise_by": {False: "", True: "healthy_mean"},
+    "masks": {"tiles": "disjoint"},
+}  # by the field's new name
+
+OLD_TENSOR_NAMES = {
+    "usual": "healthy_mean",
+    "tell": "scale_shift",
+    "look": "attention",
+    "close": "to_latent",
+    "open": "from_latent",
+}  # one part of a dotted name
+
+MOVED_CLASSES = {"DDPM": "mmccd.partial_diffusion"}  # classes that left the module an old config.json names
+
+
+def current_config(config: dict) -> dict:
+    """Return a stored config, or the nested part of one, with today's names and values; one that has them already stays equal."""
+    out = {}
+    for name, value in config.items():
+        name = OLD_CONFIG_NAMES.get(name, name)
+        if isinstance(value, dict):
+            value = current_config(value)
+        elif isinstance(value, (str, bool)):
+            value = OLD_CONFIG_VALUES.get(name, {}).get(value, value)
+        out[name] = value
+    return out
+
+
+def current_tensor_name(name: str) -> str:
+    """Return today's name of a tensor in a state dict, such as `f.net.down.0.scale_shift.weight`."""
+    return ".".join(OLD_TENSOR_NAMES.get(part, part) for part in name.split("."))
+
+
+def current_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return a stored state dict with today's names of the tensors."""
+    return {current_tensor_name(name): tensor for name, tensor in tensors.items()}
