@@ -68,7 +68,7 @@ class CyclicUNet(Detector):
     ) -> Tensor:  # slices of modality `target` (b 1 h w), -1 outside the brain
         return self.translator(x, brain, self.config.input, self.config.target)
 
-    def back(
+    def translate_back(
         self,
         y: Tensor,  # slices of modality `target` (b 1 h w), normalised
         brain: Tensor,  # bool (b 1 h w)
@@ -76,7 +76,7 @@ class CyclicUNet(Detector):
         return self.translator(y, brain, self.config.target, self.config.input)
 
     def score(self, x, brain, generator=None):
-        return squared_error_map(self.back(self.translate(x, brain), brain), x, brain)
+        return squared_error_map(self.translate_back(self.translate(x, brain), brain), x, brain)
 
     def loss(self, batch, generator=None):
         return translation_loss(self.translator, batch, generator)

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from .files import write_atomic
 from .intensity import DEFAULT, check_method
 from .weights.hub import damage, find_weights, tensor_file
+from .weights.renames import current_config, current_tensors
 
 # %% ../nbs/components/03_detector.ipynb #f0229094
 def read_off_brain(
@@ -302,8 +303,8 @@ def load_detector(
         if hashlib.sha256(tensors).hexdigest() != stored["sha256"]:
             raise ValueError("its two files do not belong together; copy the weights again")
         found = find_class(stored["detector"], stored["module"])
-        detector = found(found.Config(**stored["config"]))
-        detector.load_state_dict(load(tensors))
+        detector = found(found.Config(**current_config(stored["config"])))
+        detector.load_state_dict(current_tensors(load(tensors)))
         detector.calibration = stored["calibration"]
     except (KeyError, TypeError, OSError, ValueError, RuntimeError, SafetensorError) as e:
         raise ValueError(f"cannot load the detector in {folder}: {damage(e)}") from e

@@ -170,14 +170,14 @@ def ddim(
     times,  # falling steps, as from `time_steps`
     eta: float = 0.0,  # as in `ddim_step`
     generator=None,  # draws the noise, where eta > 0
-    alike=False,  # draw one noise for all pictures of the batch?
+    shared_noise=False,  # draw one noise for all pictures of the batch?
 ):  # of `Step`s; the last one's `x_s` is the sample
     "Denoise, one step after the other."
     x = x_T
     for t, s in zip(times, [*times[1:], -1]):
         noise = (
             torch.randn(
-                (1, *x.shape[1:]) if alike else x.shape,
+                (1, *x.shape[1:]) if shared_noise else x.shape,
                 generator=generator,
                 device=generator.device if generator else x.device,
             ).to(x)

@@ -54,7 +54,7 @@ class ResBlock(nn.Module):
         super().__init__()
         self.factor = factor
         self.norm1, self.conv1 = group_norm(c_in), nn.Conv2d(c_in, c_out, 3, padding=1)
-        self.tell = nn.Linear(c_emb, 2 * c_out) if c_emb else None
+        self.scale_shift = nn.Linear(c_emb, 2 * c_out) if c_emb else None
         self.norm2, self.conv2 = group_norm(c_out), zero_init(nn.Conv2d(c_out, c_out, 3, padding=1))
         self.drop = nn.Dropout(dropout)
         self.skip = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
@@ -65,8 +65,8 @@ class ResBlock(nn.Module):
         emb: Tensor = None,  # (b c_emb), what it is told
     ) -> Tensor:  # (b c_out factor*h factor*w)
         h = self.norm2(self.conv1(resample(F.silu(self.norm1(x)), self.factor)))
-        if self.tell is not None:
-            scale, shift = rearrange(self.tell(F.silu(emb)), "b (two c) -> two b c 1 1", two=2)
+        if self.scale_shift is not None:
+            scale, shift = rearrange(self.scale_shift(F.silu(emb)), "b (two c) -> two b c 1 1", two=2)
             h = h * (1 + scale) + shift
         return self.skip(resample(x, self.factor)) + self.conv2(self.drop(F.silu(h)))
 
@@ -150,7 +150,7 @@ class Stage(nn.Module):
         super().__init__()
         self.size, self.channels, self.factor = int(size * factor), c_out, factor
         self.block = ResBlock(c_in, c_out, config.c_emb, config.dropout, factor)
-        self.look = (
+        self.attention = (
             Attention(c_out, config.heads) if look and size in config.attention and factor == 1 else nn.Identity()
         )
 
@@ -159,7 +159,7 @@ class Stage(nn.Module):
         x: Tensor,  # (b c_in h w)
         emb: Tensor = None,  # (b c_emb), what it is told
     ) -> Tensor:  # (b c_out factor*h factor*w)
-        return self.look(self.block(x, emb))
+        return self.attention(self.block(x, emb))
 
 # %% ../nbs/components/06_unet.ipynb #ca31bc72
 def stages(
@@ -211,7 +211,7 @@ class UNet(nn.Module):
             zero_init(nn.Conv2d(c.channels * c.mults[0], c.c_out * c.stem**2, 3, padding=1)),
         )
 
-    def told(
+    def embedding(
         self,
         t=None,  # (b,) time steps, where the network is told the time
         label=None,  # (b,) integers, where it is told a label
@@ -233,7 +233,7 @@ class UNet(nn.Module):
         t: Tensor = None,  # (b,) time steps
         label: Tensor = None,  # (b,) integers in [0, labels)
     ) -> Tensor:  # (b c_out size size)
-        c, emb = self.config, self.told(t, label)
+        c, emb = self.config, self.embedding(t, label)
         if x.shape[1:] != (c.c_in, c.size, c.size):
             raise ValueError(
                 f"pictures must be {c.c_in} x {c.size} x {c.size}, got {' x '.join(map(str, x.shape[1:]))}"

@@ -24,10 +24,10 @@ from mmccd.baselines import (
     Equalised,
     Reconstruction,
     coarse_noise,
-    divergence,
+    kl_divergence,
     equalise,
     gaussian_noise,
-    one_each,
+    draw_modalities,
     simplex_noise,
     simplex_octave,
 )
@@ -45,7 +45,7 @@ from mmccd.unet import UNetConfig, count_parameters
 
 SMALL = UNetConfig(size=32, channels=8, mults=(1, 2), blocks=1, attention=(16,), heads=2)
 NARROW = UNetConfig(size=32, channels=8, mults=(1, 2), stem=2)
-SHORT = dict(depth=100, looks=4)
+SHORT = dict(depth=100, n_steps=4)
 THREE = ("flair", "t1", "t2")
 KINDS = {
     "ae": (AE, dict(unet=NARROW, latent=4)),
@@ -61,7 +61,7 @@ every, ddpms = pytest.mark.parametrize("kind", KINDS), pytest.mark.parametrize("
 
 
 @pytest.fixture(autouse=True)
-def single_thread():
+def use_single_thread():
     with single_thread():
         yield
 
@@ -138,7 +138,7 @@ def test_kept_and_loaded(kind, tmp_path):
     "Numbers are not asked for here (the laws do), but that no two of these pass for one another."
     d = calibrate(awake(kind, THREE), *toy_slices(2), data="toy")
     again = load_detector(d.save_pretrained(tmp_path / "d"))
-    marks = {fingerprint(x) for x in (d, d.of("t1"), awake(kind, THREE), awake(kind, THREE, seed=1))}
+    marks = {fingerprint(x) for x in (d, d.for_modality("t1"), awake(kind, THREE), awake(kind, THREE, seed=1))}
     assert fingerprint(again) == fingerprint(d)
     assert len(marks) == 4
     assert isinstance(again.config.unet, UNetConfig)
@@ -161,7 +161,7 @@ def test_the_map_is_what_does_not_come_back(kind):
         back = d.reconstruct(x, brain, seeded())
     assert (back[~brain] == -1).all()
     assert torch.equal(maps(d, x, brain), torch.where(brain, (back - x) ** 2, 0.0))
-    d.give_back = lambda x, brain, label, generator: x
+    d._reconstruct = lambda x, brain, label, generator: x
     assert not maps(d, x, brain).any()
 
 
@@ -202,7 +202,7 @@ def test_the_map_hangs_on_slice_and_seed_only(kind):
 @every
 def test_of(kind, tmp_path):
     d, (x, brain) = calibrate(awake(kind, THREE), *toy_slices(2), data="toy"), toy_slices(2)
-    other = d.of("t2")
+    other = d.for_modality("t2")
     assert type(other) is type(d)
     assert other.config == replace(d.config, input="t2")
     assert other.calibration is None
@@ -210,20 +210,20 @@ def test_of(kind, tmp_path):
     assert all(torch.equal(v, d.state_dict()[k]) for k, v in other.state_dict().items())
     assert not torch.equal(maps(other, x, brain), maps(d, x, brain))  # it is told another name
     kept = maps(d, x, brain)
-    assert torch.equal(maps(load_detector(other.save_pretrained(tmp_path / "o")).of("flair"), x, brain), kept)
+    assert torch.equal(maps(load_detector(other.save_pretrained(tmp_path / "o")).for_modality("flair"), x, brain), kept)
     for p in other.parameters():
         p.data += 1
     assert torch.equal(maps(d, x, brain), kept)  # they share nothing in memory
     with pytest.raises(ValueError, match="this network knows flair, t1, t2, and t1ce is not among them"):
-        d.of("t1ce")
+        d.for_modality("t1ce")
 
 
 @every
 def test_a_modality_that_was_not_learned(kind):
     "A network for FLAIR must not pass for one for T1."
     with pytest.raises(ValueError, match="this network knows flair, and t1 is not among them"):
-        awake(kind).of("t1")
-    assert awake(kind).of("flair").config == awake(kind).config
+        awake(kind).for_modality("t1")
+    assert awake(kind).for_modality("flair").config == awake(kind).config
 
 
 @every
@@ -240,11 +240,11 @@ def test_it_is_told_the_place_of_its_modality(kind):
 def test_one_each():
     b, config = Toy(90).d, AEConfig(size=32, modalities=THREE, unet=NARROW)
     wild = {k: v if k == "brain" else torch.where(b["brain"], v, 9.0) for k, v in b.items()}
-    x, label = one_each(wild, config, seeded())
+    x, label = draw_modalities(wild, config, seeded())
     assert all(torch.equal(x[i], b[THREE[k]][i]) for i, k in enumerate(label.tolist()))
     assert (label.bincount(minlength=3) - 30).abs().max() < 5 * math.sqrt(90 * 2 / 9)
-    assert not torch.equal(label, one_each(b, config, seeded(1))[1])
-    x, label = one_each(wild, AEConfig(size=32, input="t2", unet=NARROW), seeded())
+    assert not torch.equal(label, draw_modalities(b, config, seeded(1))[1])
+    x, label = draw_modalities(wild, AEConfig(size=32, input="t2", unet=NARROW), seeded())
     assert torch.equal(x, b["t2"])
     assert label is None
 
@@ -303,8 +303,8 @@ def test_wrong_configs(cls, fields, say):
         (DDPM, dict(noise="pink"), "unknown noise 'pink': choose gaussian, simplex"),
         (DDPM, dict(depth=0), "depth must lie between 1 and 1000, got 0"),
         (DDPM, dict(depth=101, steps=100), "depth must lie between 1 and 100, got 101"),
-        (DDPM, dict(looks=0), "looks must lie between 1 and the depth, 250, got 0"),
-        (DDPM, dict(looks=11, depth=10), "looks must lie between 1 and the depth, 10, got 11"),
+        (DDPM, dict(n_steps=0), "n_steps must lie between 1 and the depth, 250, got 0"),
+        (DDPM, dict(n_steps=11, depth=10), "n_steps must lie between 1 and the depth, 10, got 11"),
         (Equalised, dict(input="pd"), "input must be one of flair, t1, t1ce, t2, got 'pd'"),
         (Equalised, dict(normalisation="odd"), NORMAL),
     ],
@@ -344,7 +344,7 @@ def test_config_through_json(config):
 @pytest.mark.parametrize(("size", "unet"), [(32, "tiny"), (64, "tiny"), (128, "tiny"), (64, "paper")])
 @pytest.mark.parametrize("method", METHOD)
 def test_sizes_by_name(method, size, unet):
-    d = new_detector(method, size=size, unet=unet, looks=1)
+    d = new_detector(method, size=size, unet=unet, n_steps=1)
     x, brain = toy_slices(1, size, size)
     assert d.config.unet.size == size
     assert maps(d, x, brain)[brain].any()
@@ -430,9 +430,9 @@ def test_divergence():
     wanted = kl_divergence(
         Independent(Normal(mean, (log_var / 2).exp()), 3), Independent(Normal(torch.zeros_like(mean), 1.0), 3)
     )
-    torch.testing.assert_close(divergence(mean, log_var), wanted, rtol=1e-5, atol=1e-5)
-    assert not divergence(torch.zeros(2, 3), torch.zeros(2, 3)).any()
-    assert (divergence(mean, log_var) > 0).all()
+    torch.testing.assert_close(kl_divergence(mean, log_var), wanted, rtol=1e-5, atol=1e-5)
+    assert not kl_divergence(torch.zeros(2, 3), torch.zeros(2, 3)).any()
+    assert (kl_divergence(mean, log_var) > 0).all()
 
 
 @pytest.mark.parametrize("kind", ["vae", "vae of places"])
@@ -443,7 +443,7 @@ def test_variational_loss_is_the_elbo(kind, monkeypatch):
     decode, s = d.net.decode, 0.3
     monkeypatch.setattr(d.net, "decode", lambda z, label: drawn.append(z) or decode(z, label))
     loss, x = d.loss(b, seeded()), fill_background(b["flair"], b["brain"])
-    mean, log_var = d.middle(x)
+    mean, log_var = d.encode(x)
     q, p = Normal(mean, (log_var / 2).exp()), Normal(torch.zeros_like(mean), 1.0)
     terms = []
     for i, z in enumerate(drawn[0]):
@@ -464,7 +464,7 @@ def test_a_variational_one_draws_to_learn_but_not_to_look():
     assert torch.equal(maps(d, b["flair"], b["brain"], 0), maps(d, b["flair"], b["brain"], 1))
     mean = d.net.encode(b["flair"])[:, :12]
     with torch.no_grad():
-        assert torch.equal(d.give_back(b["flair"], b["brain"]), d.net.decode(mean))
+        assert torch.equal(d._reconstruct(b["flair"], b["brain"]), d.net.decode(mean))
 
 
 def test_a_plain_one_learns_the_squared_error():
@@ -481,7 +481,7 @@ def test_middles():
     assert awake("ae").net.encode(x).shape == (2, 4, 8, 8)
     assert awake("ae-dense").net.encode(x).shape == (2, 12)
     for kind, shape in (("vae", (2, 12)), ("vae of places", (2, 4, 8, 8))):
-        assert all(part.shape == shape for part in awake(kind).middle(x))
+        assert all(part.shape == shape for part in awake(kind).encode(x))
     d = new_detector("ae", size=64)
     assert d.net.encode(torch.randn(1, 1, 64, 64)).shape == (1, 16, 8, 8)
     assert new_detector("ae-dense", size=64).net.encode(torch.randn(1, 1, 64, 64)).shape == (1, 128)
@@ -514,11 +514,11 @@ def test_nothing_goes_round_the_middle(kind, monkeypatch):
     "Who swaps the middles of two slices swaps all that comes back."
     d, (x, brain) = awake(kind, THREE), toy_slices(2)
     label = d.label(x)
-    plain, middle = d.give_back(x, brain, label), d.middle(x, label)
+    plain, middle = d._reconstruct(x, brain, label), d.encode(x, label)
     monkeypatch.setattr(d, "middle", lambda *a: (middle[0].flip(0), None))
-    torch.testing.assert_close(d.give_back(x, brain, label), plain.flip(0))
+    torch.testing.assert_close(d._reconstruct(x, brain, label), plain.flip(0))
     monkeypatch.setattr(d, "middle", lambda *a: (torch.zeros_like(middle[0]), None))
-    found = d.give_back(x, brain, label)
+    found = d._reconstruct(x, brain, label)
     torch.testing.assert_close(found[0], found[1])
     assert not torch.allclose(plain[0], plain[1])
 
@@ -695,12 +695,12 @@ PREDICTS = pytest.mark.parametrize("prediction", ["x0", "eps", "v"])
 @PREDICTS
 def test_who_knows_the_noise_gives_everything_back(kind, prediction):
     for depth, looks in ((250, 25), (1000, 7), (40, 40), (3, 1)):
-        d, (x, brain) = awake(kind, depth=depth, looks=looks, prediction=prediction), toy_slices(2)
-        eps = eps_in(next(d.walk(x, brain, None, seeded(5))).x_t.detach(), x, depth - 1)
+        d, (x, brain) = awake(kind, depth=depth, n_steps=looks, prediction=prediction), toy_slices(2)
+        eps = eps_in(next(d.denoise(x, brain, None, seeded(5))).x_t.detach(), x, depth - 1)
         for share in (1.0, 0.9):
             d.net = spy = Spy(lambda x_t: share * asked(prediction, x, eps, int(spy.t[-1][0])))
             with torch.no_grad():
-                back = d.give_back(x, brain, None, seeded(5))
+                back = d._reconstruct(x, brain, None, seeded(5))
             close = torch.allclose(
                 back[brain], x[brain], rtol=0, atol=2e-3 if depth == 1000 else 1e-4
             )  # at the end of the schedule 1% is signal, and rounding grows hundredfold
@@ -710,10 +710,10 @@ def test_who_knows_the_noise_gives_everything_back(kind, prediction):
 @ddpms
 def test_one_step_deep_is_hardly_wet(kind):
     "One part in ten thousand of the variance is noise: who says there is none is wrong by that noise exactly."
-    d, (x, brain) = awake(kind, depth=1, looks=1, prediction="eps"), toy_slices(2)
+    d, (x, brain) = awake(kind, depth=1, n_steps=1, prediction="eps"), toy_slices(2)
     d.net = Spy()
     with torch.no_grad():
-        back, start = d.reconstruct(x, brain, seeded()), next(d.walk(x, brain, None, seeded())).x_t
+        back, start = d.reconstruct(x, brain, seeded()), next(d.denoise(x, brain, None, seeded())).x_t
     wrong = (back - x)[brain]
     assert wrong.abs().max() < 0.06
     assert 0.005 < wrong.std() < 0.02
@@ -725,10 +725,10 @@ def test_one_step_deep_is_hardly_wet(kind):
 @ddpms
 @pytest.mark.parametrize("depth", [10, 250, 1000])
 def test_the_walk_begins_as_deep_as_it_says(kind, depth):
-    d, (x, brain) = awake(kind, depth=depth, looks=2), toy_slices(2)
+    d, (x, brain) = awake(kind, depth=depth, n_steps=2), toy_slices(2)
     d.net = Spy()
     with torch.no_grad():
-        starts = [next(d.walk(x, brain, None, seeded(k))).x_t for k in range(60)]
+        starts = [next(d.denoise(x, brain, None, seeded(k))).x_t for k in range(60)]
     eps = torch.stack([eps_in(s, x, depth - 1) for s in starts])
     torch.testing.assert_close(
         eps[:, 0], eps[:, 1], rtol=1e-2, atol=1e-3
@@ -740,10 +740,10 @@ def test_the_walk_begins_as_deep_as_it_says(kind, depth):
 @ddpms
 @pytest.mark.parametrize(("depth", "looks"), [(250, 25), (100, 4), (9, 9), (7, 3), (1, 1)])
 def test_as_many_looks_as_it_says(kind, depth, looks):
-    d, (x, brain) = awake(kind, THREE, depth=depth, looks=looks, input="t1"), toy_slices(3)
+    d, (x, brain) = awake(kind, THREE, depth=depth, n_steps=looks, input="t1"), toy_slices(3)
     d.net = spy = Spy()
     with torch.no_grad():
-        steps = list(d.walk(x, brain, d.label(x), seeded()))
+        steps = list(d.denoise(x, brain, d.label(x), seeded()))
     times = time_steps(looks, depth)
     assert len(steps) == len(spy.seen) == looks
     assert [s.t for s in steps] == times
@@ -780,7 +780,7 @@ def test_the_loss_is_that_of_the_noise(kind, prediction):
 @ddpms
 def test_all_steps_are_learned(kind):
     "Deeper ones too than `depth`, so that the depth can be chosen afterwards."
-    d, b = awake(kind, steps=4, depth=2, looks=1), Toy(8).d
+    d, b = awake(kind, steps=4, depth=2, n_steps=1), Toy(8).d
     d.net = spy = Spy()
     for k in range(100):
         d.loss(b, seeded(k))
@@ -802,7 +802,7 @@ def test_deeper_is_further_away():
     "A network that has learned nothing gives back the slice and a part of the noise, and the more the deeper it went."
     x, brain = toy_slices(2)
     found = [
-        maps(DDPM(size=32, unet=SMALL, prediction="eps", depth=depth, looks=1), x, brain)[brain].mean().item()
+        maps(DDPM(size=32, unet=SMALL, prediction="eps", depth=depth, n_steps=1), x, brain)[brain].mean().item()
         for depth in (1, 10, 100, 400)
     ]
     assert found == sorted(found)
@@ -862,7 +862,7 @@ def test_learns(method, tmp_path, modalities=THREE):
     assert again.config == start(method, modalities).config
     assert again.threshold > 0
     assert (tmp_path / "run/samples").is_dir()
-    assert again.of("t1").calibration is None
+    assert again.for_modality("t1").calibration is None
 
 
 class Stops(Toy):

@@ -28,7 +28,7 @@ from mmccd.slices import to_slices
 from mmccd.translate import directed_pairs
 
 SMALL = dict(size=32, modalities=tool.MODALITIES, unet=dict(channels=8, mults=(1, 2), blocks=1, attention=()))
-FEW = Sampler("tiles", width=16)  # 4 masks of 32x32
+FEW = Sampler("disjoint", width=16)  # 4 masks of 32x32
 MEASURED = ["everything positive", *(f"{n} {m}" for m in tool.MODALITIES for n in tool.NAMES)]
 
 
@@ -63,9 +63,9 @@ def small(tmp_path_factory):
         )
     weights = folder / "weights"
     for name in tool.BASELINES:
-        d = random(new_detector(name, **SMALL, looks=2))
+        d = random(new_detector(name, **SMALL, n_steps=2))
         for m in tool.MODALITIES:
-            save_detector(d.of(m), weights / f"{name}-{m}", beside=name)
+            save_detector(d.for_modality(m), weights / f"{name}-{m}", beside=name)
         (weights / name / "log.csv").write_text("step,samples,loss\n1,16,1\n")
     for name, d in (
         ("cycle", CyclicUNet(**SMALL)),

@@ -394,10 +394,10 @@ def test_evaluations(made):
         d = new_detector(m, 0, input="flair", unet="tiny", size=32).eval()
         with measure.count_evaluations(d) as asked:
             measure.maps(d, batch, 0)
-        assert sum(asked) == (n or d.config.looks), m
+        assert sum(asked) == (n or d.config.n_steps), m
         with measure.count_evaluations(d) as asked:
             d.anomaly_map(torch.zeros(3, 1, 32, 32), torch.ones(3, 1, 32, 32) > 0, torch.Generator().manual_seed(0))
-        assert sum(asked) == 3 * (n or d.config.looks), m
+        assert sum(asked) == 3 * (n or d.config.n_steps), m
     with measure.count_evaluations(d) as asked:
         pass
     assert not any(m._forward_pre_hooks for m in d.modules())

@@ -355,7 +355,7 @@ def test_cycle_is_short_for_the_one_that_copies_less(run, tmp_path, modality, na
 
     def share(d):
         with torch.no_grad():
-            out = [d.back(d.translate(x, brain), brain)[lesion] for x in (ill, well)]
+            out = [d.translate_back(d.translate(x, brain), brain)[lesion] for x in (ill, well)]
         return (((out[0] - out[1]) * (ill - well)[lesion]).sum() / ((ill - well)[lesion] ** 2).sum()).item()
 
     shares = {t: share(load_detector(f"cycle-{modality}-{t}")) for t in ("flair", "t1", "t2") if t != modality}
@@ -401,7 +401,7 @@ def test_a_slow_detector_shows_a_bar_on_a_terminal(tmp_path, capsys, monkeypatch
     monkeypatch.setattr(
         mmccd.detect,
         "detect_many",
-        lambda cases, detector, *a, **k: seen.append(detector.progress) or {"cases": [], "input": "flair"},
+        lambda cases, detector, *a, **k: seen.append(detector.show_progress) or {"cases": [], "input": "flair"},
     )
     monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
     main(
@@ -811,7 +811,7 @@ def test_train_a_masked_one_without_back(run, store, tmp_path, method):
     "One pair, and the way back is trained with the way there."
     assert run(*words(store, "--steps", 2, "--out", tmp_path / "run", method=method))[0] == 0
     d, first = Detector.from_pretrained(tmp_path / "run"), new_detector(method, input="t1", target="flair", size=32)
-    assert (d.config.modalities, d.config.frozen_back, d.config.diffusion) == ((), False, method == "mmccd")
+    assert (d.config.modalities, d.config.frozen_decoder, d.config.diffusion) == ((), False, method == "mmccd")
     for part in ("f", "g"):
         assert any(not torch.equal(v, first.state_dict()[k]) for k, v in d.state_dict().items() if k.startswith(part))
 
@@ -870,7 +870,7 @@ def test_train_with_the_packaged_way_back(run, tmp_path):
         first, data, val, make_config("smoke", steps=1, lr=0.002, validate_every=1, val_slices=2, seed=0)
     )
     d, back = Detector.from_pretrained(tmp_path / "run"), load_detector("cycle-flair-t2").translator.state_dict()
-    assert d.config.frozen_back
+    assert d.config.frozen_decoder
     assert all(torch.equal(v, back[k]) for k, v in d.g.state_dict().items())
     assert any(not torch.equal(v, first.f.state_dict()[k]) for k, v in d.f.state_dict().items())
 

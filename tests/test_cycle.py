@@ -28,7 +28,7 @@ CYCLES = [f"cycle-{a}-{b}" for a, b in directed_pairs(THREE)]
 
 
 @pytest.fixture(autouse=True)
-def single_thread():
+def use_single_thread():
     with single_thread():
         yield
 
@@ -82,7 +82,7 @@ def test_a_perfect_translator_finds_nothing(kind, monkeypatch):
         d = awake(KINDS[kind], input=pair[0], target=pair[1])
         assert not maps(d, batch[pair[0]], batch["brain"]).any()
         assert torch.equal(d.translate(batch[pair[0]], batch["brain"]), batch[pair[1]])
-        assert torch.equal(d.back(batch[pair[1]], batch["brain"]), batch[pair[0]])
+        assert torch.equal(d.translate_back(batch[pair[1]], batch["brain"]), batch[pair[0]])
 
 
 def test_only_what_does_not_come_back_counts(monkeypatch):
@@ -181,8 +181,8 @@ def test_another_way_there_and_back(kind, tmp_path):
     two = load_detector(save_detector(turned, tmp_path / "two"))
     assert torch.equal(maps(two, b["t2"], b["brain"]), maps(d.for_pair("t2", "flair"), b["t2"], b["brain"]))
     assert torch.equal(maps(two.for_pair("flair", "t2"), b["flair"], b["brain"]), maps(d, b["flair"], b["brain"]))
-    assert torch.equal(two.translate(b["t2"], b["brain"]), d.back(b["t2"], b["brain"]))
-    assert torch.equal(two.back(b["flair"], b["brain"]), d.translate(b["flair"], b["brain"]))
+    assert torch.equal(two.translate(b["t2"], b["brain"]), d.translate_back(b["t2"], b["brain"]))
+    assert torch.equal(two.translate_back(b["flair"], b["brain"]), d.translate(b["flair"], b["brain"]))
     assert not torch.equal(maps(two, b["flair"], b["brain"]), maps(d, b["flair"], b["brain"]))
     next(two.parameters()).data += 1
     assert torch.equal(

@@ -381,7 +381,7 @@ def test_a_run_that_does_not_fit_is_refused(tmp_path, small):
     assert trained["t2", "flair"]["samples"] == 6
     batch = {m: torch.rand(1, 1, 32, 32) for m in ("flair", "t2")}
     torch.testing.assert_close(
-        runs["t2", "flair"].translate(batch["t2"], batch["t2"] > 0.2), small.two.back(batch["t2"], batch["t2"] > 0.2)
+        runs["t2", "flair"].translate(batch["t2"], batch["t2"] > 0.2), small.two.translate_back(batch["t2"], batch["t2"] > 0.2)
     )
 
 

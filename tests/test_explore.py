@@ -93,8 +93,8 @@ def untrained(folder, cls=MMCCD, seed=0, **config):
     d, g = cls(**dict(size=32, modalities=THREE, unet=SMALL) | config), torch.Generator().manual_seed(seed)
     for p in d.parameters():
         p.data = 0.1 * torch.randn(p.shape, generator=g)
-    if d.config.divide:
-        d.usual.copy_(0.5 + torch.rand(d.usual.shape, generator=g))
+    if d.config.normalise_by:
+        d.healthy_mean.copy_(0.5 + torch.rand(d.healthy_mean.shape, generator=g))
     return save_detector(d, folder)
 
 
@@ -248,7 +248,7 @@ def test_a_full_sweep_is_the_anomaly_map(subject, weights, input, target):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, dict(divide=True), dict(cls=MaskedUNet), dict(sampler=Sampler("tiles", together=4, steps=3))],
+    [{}, dict(normalise_by="healthy_mean"), dict(cls=MaskedUNet), dict(sampler=Sampler("disjoint", n_strips=4, steps=3))],
     ids=["plain", "divide", "masked", "steps"],
 )
 def test_runs_of_ones_own(options, toy, tmp_path):
@@ -317,7 +317,7 @@ def test_the_map_so_far_pools_the_first_masks(explorer, view, sampler, width):
         slices_of(explorer, view),
     )
     together = {("one by one", 8): 1, ("fast", 11): 2, ("fast", 40): 1, ("paper", 6): 1}[sampler, width]
-    family = replace(SWEEPS[sampler], width=width, together=together).family(64)
+    family = replace(SWEEPS[sampler], width=width, n_strips=together).family(64)
     hiding = torch.stack([m for m in family if (m & brain[0]).any()])
     assert torch.equal(explorer.masks(v), hiding)
     d, errors = own_detector(explorer, v), []
@@ -708,7 +708,7 @@ def test_what_is_kept_is_counted_as_large_as_it_is(small):
     t, (_, size) = small.trace(v), held(small)[cycle_key(v, 0)]
     tensors = {
         p.data_ptr(): p.nbytes
-        for p in [t.x, t.brain, t.mask, t.cond, t.y, t.back, *(p for s in t.steps for p in s[1:])]
+        for p in [t.x, t.brain, t.mask, t.cond, t.y, t.reconstruction, *(p for s in t.steps for p in s[1:])]
     }
     assert sum(tensors.values()) <= size
 
@@ -989,7 +989,7 @@ def test_every_picture_shows_what_its_title_says(explorer, view, changes):
         "xₜ: noisy T1": shade(cut(t.steps[v.step - 1].x_t), -2, 2),
         "predicted T1": shade(cut(t.steps[v.step - 1].x0), -1, 1),
         "ŷ: T1": shade(cut(t.y), -1, 1),
-        "x̄ = g(ŷ)": shade(cut(t.back), -1, 1),
+        "x̄ = g(ŷ)": shade(cut(t.reconstruction), -1, 1),
         "error²": shade(np.where(mask & cut(brain), cut(t.error), 0), 0, high, True),
         f"map, {v.swept} of 4" if v.swept else "map, this strip": shade(cut(explorer.map(v)), 0, high, True),
         "found, truth": paint_over(grey, found=found & cut(lesion), wrong=found & ~cut(lesion)),

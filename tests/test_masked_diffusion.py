@@ -41,7 +41,7 @@ named = pytest.mark.parametrize(
 
 
 @pytest.fixture(autouse=True)
-def single_thread():
+def use_single_thread():
     with single_thread():
         yield
 
@@ -81,11 +81,11 @@ def test_laws(cls, modalities, tmp_path):
 
 def test_laws_of_the_options(tmp_path):
     d = awake(
-        MMCCD, THREE, sampler=Sampler("blocks", width=8, steps=2, eta=1.0, pooling="median"), divide=True, also=("t1",)
+        MMCCD, THREE, sampler=Sampler("blocks", width=8, steps=2, eta=1.0, pooling="median"), normalise_by="healthy_mean", extra_targets=("t1",)
     )
     for name in ("flair", "t1"):
         fit_healthy_mean(d.for_pair("t2", name), *toy_slices(4))  # a copy: d stays as it was
-    assert (d.usual == 1).all()
+    assert (d.healthy_mean == 1).all()
     check_detector(d, tmp_path / "d")
 
 
@@ -135,8 +135,8 @@ def test_paper_is_as_published():
     )
 
 
-@pytest.mark.parametrize("at_once", [1, 7, 1000])
-def test_any_number_at_once(at_once, monkeypatch):
+@pytest.mark.parametrize("batch_size", [1, 7, 1000])
+def test_any_number_at_once(batch_size, monkeypatch):
     x, brain = toy_slices(3)
     brain[1] = False  # a slice without brain among the others
     d, seen = awake(sampler=Sampler(steps=2)), []
@@ -145,9 +145,9 @@ def test_any_number_at_once(at_once, monkeypatch):
     monkeypatch.setattr(
         md.MaskedTranslator, "forward", lambda self, cond, *rest: seen.append(len(cond)) or run(self, cond, *rest)
     )
-    d.at_once = at_once
+    d.batch_size = batch_size
     torch.testing.assert_close(maps(d, x, brain), wanted, rtol=1e-4, atol=1e-5)
-    assert max(seen) <= at_once
+    assert max(seen) <= batch_size
     assert sum(seen) == MaskPlan(d.config.sampler.family(32), brain).cost(2) * 2 / 3
     assert not wanted[1].any()
 
@@ -179,8 +179,8 @@ def test_trace(cls, modalities):
         assert not torch.allclose(t.steps[0].x0, t.steps[-1].x0)
     assert torch.equal(t.y, t.steps[-1].x_s)
     assert (t.y[~brain] == -1).all()
-    assert torch.equal(t.back, d.back(t.y, brain))
-    assert torch.equal(t.error[brain], ((t.back - x) ** 2)[brain])
+    assert torch.equal(t.reconstruction, d.translate_back(t.y, brain))
+    assert torch.equal(t.error[brain], ((t.reconstruction - x) ** 2)[brain])
     assert not t.error[~brain].any()
     other = torch.where(mask, 3 * x.abs(), x)
     assert torch.equal(d.trace(other, mask, brain, torch.Generator().manual_seed(1), Sampler(steps=3)).y, t.y), (
@@ -231,7 +231,7 @@ def test_the_loss_sees_the_brain_only_and_every_part_of_it():
     inside = {k: v if k == "brain" else torch.where(b["brain"], v + 0.5, v) for k, v in b.items()}
     assert loss(b) != loss(inside)
     assert (
-        loss(b) > with_config(d, frozen_back=True).loss(b, torch.Generator().manual_seed(0)).item() > 0
+        loss(b) > with_config(d, frozen_decoder=True).loss(b, torch.Generator().manual_seed(0)).item() > 0
     )  # two parts, or one
 
 
@@ -240,7 +240,7 @@ def test_masks_of_a_batch_differ(monkeypatch):
     monkeypatch.setattr(md, "condition", lambda x, mask, eps: seen.append(mask) or torch.where(mask, eps, x))
     b, d = Toy(8).batch(list(range(8))), awake()
     masked_translation_loss(
-        d.f, b["flair"], b["t2"], b["brain"], varied=False, generator=torch.Generator().manual_seed(0)
+        d.f, b["flair"], b["t2"], b["brain"], augment_masks=False, generator=torch.Generator().manual_seed(0)
     )
     masks = seen[0]
     assert len({m.numpy().tobytes() for m in masks}) >= 6
@@ -255,12 +255,12 @@ def test_the_way_back_is_taken_and_stays(modalities):
         p.data = torch.randn_like(p)
     d = load_frozen_decoder(awake(modalities=modalities), cycle)
     y, brain = toy_slices(2)
-    assert torch.equal(d.back(y, brain), cycle.back(y, brain))
-    assert d.config.frozen_back
+    assert torch.equal(d.translate_back(y, brain), cycle.translate_back(y, brain))
+    assert d.config.frozen_decoder
     assert not any(p.requires_grad for p in d.g.parameters())
     assert all(p.requires_grad for p in d.f.parameters())
     assert torch.equal(
-        load_frozen_decoder(awake(MaskedUNet, modalities), d).back(y, brain), cycle.back(y, brain)
+        load_frozen_decoder(awake(MaskedUNet, modalities), d).translate_back(y, brain), cycle.translate_back(y, brain)
     )  # from another masked one
 
 
@@ -280,31 +280,31 @@ def test_a_way_back_that_does_not_fit(other):
     with pytest.raises(ValueError, match="the way back from t2 to flair does not fit"):
         load_frozen_decoder(d, other())
     assert all(torch.equal(v, kept[k]) for k, v in d.state_dict().items())
-    assert not d.config.frozen_back
+    assert not d.config.frozen_decoder
 
 
 # ------------------------------------------------------------------------------------------------- options
 def test_dividing_by_what_is_usual():
     x, brain = toy_slices(6)
     plain = awake(modalities=THREE)
-    d = fit_healthy_mean(with_config(plain, divide=True), x, brain)
+    d = fit_healthy_mean(with_config(plain, normalise_by="healthy_mean"), x, brain)
     a, b = maps(plain, x, brain), maps(d, x, brain)
-    u = d.usual[d.pairs.index(("flair", "t2"))]
+    u = d.healthy_mean[d.pairs.index(("flair", "t2"))]
     torch.testing.assert_close(b, torch.where(brain, a / u, 0.0), rtol=1e-4, atol=1e-5)
     inside = brain.all(0) & (u > u.min())
     torch.testing.assert_close(
         b.mean(0)[inside], (a.sum() / brain.sum()).expand(int(inside.sum())), rtol=1e-4, atol=1e-5
     )
-    assert (d.usual[d.pairs.index(("t1", "t2"))] == 1).all()
+    assert (d.healthy_mean[d.pairs.index(("t1", "t2"))] == 1).all()
     assert d.calibration is None
-    with pytest.raises(ValueError, match="divide=True"):
+    with pytest.raises(ValueError, match='normalise_by="healthy_mean"'):
         fit_healthy_mean(plain, x, brain)
 
 
 def test_more_targets():
     x, brain = toy_slices(2)
     d = awake(modalities=THREE)
-    both = maps(with_config(d, also=("t1",)), x, brain)
+    both = maps(with_config(d, extra_targets=("t1",)), x, brain)
     torch.testing.assert_close(both, (maps(d, x, brain) + maps(d.for_pair("flair", "t1"), x, brain)) / 2)
 
 
@@ -321,7 +321,7 @@ def test_another_use_is_not_calibrated():
     [
         (dict(input="t2", target="t2"), "both t2"),
         (dict(modalities=("flair", "t1")), "t2 is not among them"),
-        (dict(also=("t1",)), "t1 is not among them"),
+        (dict(extra_targets=("t1",)), "t1 is not among them"),
         (dict(schedule="square"), "square"),
         (dict(sampler="slow"), "paper, fast"),
         (dict(sampler=dict(masks="stars")), "stars"),
@@ -341,13 +341,13 @@ def test_wrong_configs(wrong, words):
 
 
 def test_config_survives_json():
-    c = MMCCDConfig(modalities=list(THREE), sampler="paper", also=["t1"], divide=True)
+    c = MMCCDConfig(modalities=list(THREE), sampler="paper", extra_targets=["t1"], normalise_by="healthy_mean")
     assert MMCCDConfig(**json.loads(json.dumps(asdict(c)))) == c
 
 
 def test_fewer_slices_set_the_threshold(monkeypatch):
     d, config = awake(sampler=Sampler(width=16)), TrainConfig(val_slices=8, batch_size=4)
-    monkeypatch.setattr(MMCCD, "calibrate_on", 3)
+    monkeypatch.setattr(MMCCD, "calibration_slices", 3)
     validate(d, Toy(8), config)
     assert d.calibration["slices"] == 3
 

@@ -23,7 +23,7 @@ from mmccd.masking import (
     std_over_masks,
     strip,
     strips,
-    tile_masks,
+    disjoint_masks,
 )
 
 GOLDEN = Path(__file__).parent.parent.parent / "shared" / "golden"
@@ -159,7 +159,7 @@ def test_tiles_partition_the_slice_twice(fit, data):
     size, width = fit
     n = -(-size // width)
     together = data.draw(st.integers(1, n))
-    masks = tile_masks(size, width, together)
+    masks = disjoint_masks(size, width, together)
     vertical, horizontal = masks.chunk(2)
     assert coverage(vertical).eq(1).all()
     assert coverage(horizontal).eq(1).all()
@@ -170,11 +170,11 @@ def test_tiles_partition_the_slice_twice(fit, data):
 
 
 def test_tiles_hide_strips_far_apart():
-    masks = tile_masks(64, 8, 2)
+    masks = disjoint_masks(64, 8, 2)
     assert len(masks) == 8
     assert torch.equal(masks[1, 0], (strip(64, 8, 8) | strip(64, 40, 8))[0])
-    assert torch.equal(tile_masks(64), strips(64, range(0, 64, 8), 8))
-    assert tile_masks(64, together=8).all()
+    assert torch.equal(disjoint_masks(64), strips(64, range(0, 64, 8), 8))
+    assert disjoint_masks(64, n_strips=8).all()
 
 
 @some
@@ -312,17 +312,17 @@ def test_no_mask_at_all_is_no_verdict(how):
 
 # ------------------------------------------------------------------------------------------------- the plan
 @some
-@given(seed=seeds, at_once=st.integers(1, 40), slices=st.integers(0, 4), skip=st.booleans(), steps=st.integers(1, 100))
-def test_a_plan_visits_each_pair_once(seed, at_once, slices, skip, steps):
+@given(seed=seeds, batch_size=st.integers(1, 40), slices=st.integers(0, 4), skip=st.booleans(), steps=st.integers(1, 100))
+def test_a_plan_visits_each_pair_once(seed, batch_size, slices, skip, steps):
     masks, brain = some_masks(seed, 9, share=0.1), some_masks(seed + 7, 4, share=0.1)[:slices]
     if slices > 1:
         brain[0] = False  # a slice without brain
     wanted = [(i, k) for i in range(slices) for k in range(9) if not skip or (masks[k] & brain[i]).any()]
-    plan = MaskPlan(masks, brain, at_once, skip)
+    plan = MaskPlan(masks, brain, batch_size, skip)
     batches = list(plan)
     assert [(int(i), int(k)) for s, m in batches for i, k in zip(s, m)] == wanted  # slice after slice, mask after mask
-    assert len(batches) == len(plan) == -(-len(wanted) // at_once)
-    assert all(len(s) == len(m) == at_once for s, m in batches[:-1])
+    assert len(batches) == len(plan) == -(-len(wanted) // batch_size)
+    assert all(len(s) == len(m) == batch_size for s, m in batches[:-1])
     assert plan.cost(steps) == sum(steps + 1 for _ in wanted)
     assert plan.hides.shape == (slices, 9)
     assert [(int(i), int(k)) for s, m in plan for i, k in zip(s, m)] == wanted  # it can be gone through again
@@ -333,7 +333,7 @@ def test_the_published_cost():
 
 
 def test_nothing_to_look_at():
-    plan = MaskPlan(tile_masks(16), torch.zeros(2, 1, 16, 16, dtype=torch.bool))
+    plan = MaskPlan(disjoint_masks(16), torch.zeros(2, 1, 16, 16, dtype=torch.bool))
     assert list(plan) == []
     assert len(plan) == plan.cost(100) == 0
 
@@ -388,16 +388,16 @@ MASK, BRAIN = torch.zeros(3, 1, 8, 8, dtype=torch.bool), torch.zeros(2, 1, 8, 8,
         (lambda: published_masks(0), ("at least 1 pixel", "got 0")),
         (lambda: published_masks(64, 65), ("width", "1 to 64", "got 65")),
         (lambda: even_masks(64, -1), ("width", "1 to 64", "got -1")),
-        (lambda: tile_masks(8, 9), ("width", "1 to 8", "got 9")),
+        (lambda: disjoint_masks(8, 9), ("width", "1 to 8", "got 9")),
         (lambda: block_masks(8, 9), ("width", "1 to 8", "got 9")),
         (lambda: published_masks(64, 8, 9), ("step", "1 to 8", "gaps", "got 9")),
         (lambda: published_masks(64, 8, -2), ("step", "1 to 8", "got -2")),
         (lambda: even_masks(64, 8, 3), ("divisor", "8", "got 3")),
         (lambda: even_masks(64, 8, -1), ("step", "got -1")),
         (lambda: strip(8, 0, 0), ("at least 1 pixel wide", "got 0")),
-        (lambda: tile_masks(64, 8, 0), ("1 to 8 strips", "got 0")),
-        (lambda: tile_masks(64, 8, together=-1), ("1 to 8 strips", "got -1")),
-        (lambda: tile_masks(64, 8, together=9), ("1 to 8 strips", "got 9")),
+        (lambda: disjoint_masks(64, 8, 0), ("1 to 8 strips", "got 0")),
+        (lambda: disjoint_masks(64, 8, n_strips=-1), ("1 to 8 strips", "got -1")),
+        (lambda: disjoint_masks(64, 8, n_strips=9), ("1 to 8 strips", "got 9")),
         (lambda: block_masks(64, n=0), ("64 blocks", "1 to 64 masks", "got 0")),
         (lambda: block_masks(8, 4, n=5), ("4 blocks", "1 to 4 masks", "got 5")),
         (lambda: random_strips(0, 64), ("at least 1 sample", "got 0")),

@@ -25,7 +25,7 @@ from mmccd.weights.hub import WEIGHTS
 
 SMALL = dict(size=32, modalities=tool.MODALITIES, unet=dict(channels=8, mults=(1, 2), blocks=1, attention=()))
 PAIRS = ["-".join(p) for p in directed_pairs(tool.MODALITIES)]
-FEW = Sampler("tiles", width=16)  # 4 masks of 32x32
+FEW = Sampler("disjoint", width=16)  # 4 masks of 32x32
 
 
 @pytest.fixture(scope="module", autouse=True)

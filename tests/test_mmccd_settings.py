@@ -17,9 +17,9 @@ from mmccd.runtime import single_thread
 from mmccd.scoring import average_precision
 
 FEW = {
-    "paper": Sampler("tiles", steps=3),
-    "tiles, 1 step": Sampler("tiles"),
-    "4 strips at once, 1 step": Sampler("tiles", together=4),
+    "paper": Sampler("disjoint", steps=3),
+    "tiles, 1 step": Sampler("disjoint"),
+    "4 strips at once, 1 step": Sampler("disjoint", n_strips=4),
 }
 
 
@@ -57,7 +57,7 @@ def test_the_rule():
 
 def test_a_row_is_what_it_says(place):
     with single_thread():
-        d, s = load_detector("mmccd-t2-t1"), Sampler("tiles", together=2, steps=2)
+        d, s = load_detector("mmccd-t2-t1"), Sampler("disjoint", n_strips=2, steps=2)
         b = tool.protocol_slice(SliceStore(place), SliceStore(place).ids[0]).batch
         row = tool.by_sampler(d, b, s)
         a = with_config(d, sampler=s).anomaly_map(b["t2"], b["brain"])

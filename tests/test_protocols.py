@@ -86,7 +86,7 @@ def agrees(got, g):
 
 
 def test_the_published_map(golden):
-    made = P.scale_together(P.strip_map(golden["img"], golden["pred"]))
+    made = P.min_max_scale(P.strip_map(golden["img"], golden["pred"]))
     np.testing.assert_allclose(np.stack(made), golden["error_map"], rtol=1e-5, atol=1e-5)
 
 
@@ -122,7 +122,7 @@ def test_sum_and_mask_before_scaling_are_told_apart(golden):
     masks, error = published_masks(128).numpy(), (golden["pred"].astype(np.float32) - golden["img"]) ** 2
 
     def far(a):
-        return np.abs(np.stack(P.scale_together(a)) - golden["error_map"]).max() > 0.01
+        return np.abs(np.stack(P.min_max_scale(a)) - golden["error_map"]).max() > 0.01
 
     assert far((masks * error).sum(0)) == golden["edges"]
     assert far(P.strip_map(golden["img"], golden["pred"]) * golden["brain"]) == golden["edges"]
@@ -246,7 +246,7 @@ def test_with_min_max_a_stranger_changes_everybody(test, healthy):
             paper_scores(*s, q, healthy)["rows"][:3] for s in (test, [v + [x] for v, x in zip(test, stranger)])
         )
         assert (before != after) == moved, q
-    scaled = [P.scale_together(m) for m in (maps, maps + [stranger[0]])]
+    scaled = [P.min_max_scale(m) for m in (maps, maps + [stranger[0]])]
     np.testing.assert_allclose(scaled[1][0] * 5, scaled[0][0] * (max(m.max() for m in maps) / maps[0].max()), rtol=1e-5)
     both = np.concatenate([m.ravel() for m in scaled[0]])
     assert both.min() == 0
@@ -303,10 +303,10 @@ def test_the_prediction_is_cut_and_the_truth_is_not(test):
     assert paper_scores([a], [t], [b], alone(fitted=True))["dice"] == 1
     outside = np.zeros_like(t)
     outside[0, 0] = True  # truth that lies outside the brain
-    where, truth = P.judged(t | outside, b, PAPER)
+    where, truth = P.scored_region(t | outside, b, PAPER)
     assert truth[0, 0]
     assert not where[0, 0]
-    where, truth = P.judged(t | outside, b, CLEAN)
+    where, truth = P.scored_region(t | outside, b, CLEAN)
     assert not truth[0, 0]
     assert (truth == t).all()
     assert (where == b).all()

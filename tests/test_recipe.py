@@ -71,5 +71,5 @@ def test_mmccd_has_the_way_back_of_the_cycle(done):
     place, _ = done
     cycle, mmccd = (Detector.from_pretrained(place / run) for run in ("run", "run-mmccd"))
     back = cycle.translator.nets[cycle.translator.pairs.index(("t2", "flair"))].state_dict()
-    assert mmccd.config.frozen_back
+    assert mmccd.config.frozen_decoder
     assert all(torch.equal(v, back[k]) for k, v in mmccd.g.state_dict().items())

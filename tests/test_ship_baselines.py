@@ -57,7 +57,7 @@ def store(tmp_path_factory):
 
 
 def untrained(name, **config):
-    detector = new_detector(name, **(SMALL | dict(looks=2) | config))
+    detector = new_detector(name, **(SMALL | dict(n_steps=2) | config))
     torch.manual_seed(1)
     for p in detector.parameters():
         torch.nn.init.normal_(p, std=0.2)  # as made, a network of ours ends in zeros

@@ -62,7 +62,7 @@ def a_run(folder, cls, cycle, store):
     detector = load_frozen_decoder(
         random(
             cls(
-                size=32, modalities=tool.MODALITIES, unet=SMALL, sampler=Sampler("published", together=2, pooling="min")
+                size=32, modalities=tool.MODALITIES, unet=SMALL, sampler=Sampler("published", n_strips=2, pooling="min")
             )
         ),
         cycle,

@@ -93,7 +93,7 @@ def test_what_it_is_told_matters():
 
 def test_attention_stands_where_asked():
     def places(**kw):
-        return [isinstance(s.look, Attention) for way in stages(UNetConfig(**SMALL | kw)) for s in way]
+        return [isinstance(s.attention, Attention) for way in stages(UNetConfig(**SMALL | kw)) for s in way]
 
     assert not any(places(attention=()))
     assert sum(places()) == 1 + 1 + 2

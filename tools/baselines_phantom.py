@@ -233,7 +233,7 @@ def at_depths(subjects, pairs, device="cpu", weights=WEIGHTS):
                 "detector": f"{name}-flair",
                 "noise": detector.config.noise,
                 "depth": depth,
-                "evaluations": detector.config.looks,
+                "evaluations": detector.config.n_steps,
                 "summary": {c: s["summary"][c] for c in ("ap", "auroc", "dice_oracle")},
                 "copied": summarise([{"copied": c[0]} for c in copied if c], "copied"),
             }
@@ -262,7 +262,7 @@ def reconstruct(detector, x, brain):
     "What a network gives back of slices at its own size."
     if hasattr(detector, "reconstruct"):
         return detector.reconstruct(x, brain, torch.Generator(detector.device).manual_seed(0))
-    return detector.back(detector.translate(x, brain), brain)
+    return detector.translate_back(detector.translate(x, brain), brain)
 
 
 @torch.no_grad()

@@ -78,7 +78,7 @@ class Networks:
 
     def back(self, y):
         self.calls += len(y)
-        return self.detector.back(y, self.brain)
+        return self.detector.translate_back(y, self.brain)
 
 
 # one way in one process
@@ -118,7 +118,7 @@ def prepare_way(way, detector, x, brain, quick=False, compiled=False, at_once=64
 
         return run, lambda: net.back(net.there(start.expand_as(x), x, 0)), lambda: net.calls
     ours = with_config(detector, sampler=SAMPLER[way])
-    ours.at_once, s = at_once, ours.config.sampler
+    ours.batch_size, s = at_once, ours.config.sampler
     if quick:
         ours.to(memory_format=torch.channels_last)
     if compiled:

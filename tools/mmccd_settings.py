@@ -49,22 +49,22 @@ SETTINGS = {  # all that are compared; the first fifteen were chosen before any 
     "published strips, 10 steps": Sampler("published", steps=10),
     "published strips, 1 step": Sampler("published"),
     "even strips, 1 step": Sampler("even"),
-    "tiles, 4 steps": Sampler("tiles", steps=4),
-    "tiles, 2 steps": Sampler("tiles", steps=2),
-    "tiles, 2 steps, eta 1": Sampler("tiles", steps=2, eta=1.0),
-    "tiles, 1 step": Sampler("tiles"),
-    "tiles, 1 step told t = 0": Sampler("tiles", spacing="leading"),
+    "tiles, 4 steps": Sampler("disjoint", steps=4),
+    "tiles, 2 steps": Sampler("disjoint", steps=2),
+    "tiles, 2 steps, eta 1": Sampler("disjoint", steps=2, eta=1.0),
+    "tiles, 1 step": Sampler("disjoint"),
+    "tiles, 1 step told t = 0": Sampler("disjoint", spacing="leading"),
     "half overlapping, 1 step": Sampler("even", step=4),
-    "2 strips at once, 4 steps": Sampler("tiles", together=2, steps=4),
-    "2 strips at once, 1 step": Sampler("tiles", together=2),
-    "4 strips at once, 4 steps": Sampler("tiles", together=4, steps=4),
-    "4 strips at once, 1 step": Sampler("tiles", together=4),
+    "2 strips at once, 4 steps": Sampler("disjoint", n_strips=2, steps=4),
+    "2 strips at once, 1 step": Sampler("disjoint", n_strips=2),
+    "4 strips at once, 4 steps": Sampler("disjoint", n_strips=4, steps=4),
+    "4 strips at once, 1 step": Sampler("disjoint", n_strips=4),
     "blocks, 1 step": Sampler("blocks"),
-    "2 strips at once, 7 steps": Sampler("tiles", together=2, steps=7),
-    "4 strips at once, 8 steps": Sampler("tiles", together=4, steps=8),
-    "4 strips at once, 14 steps": Sampler("tiles", together=4, steps=14),
-    "4 strips at once, 50 steps": Sampler("tiles", together=4, steps=50),
-    "4 strips at once, 100 steps": Sampler("tiles", together=4, steps=100),
+    "2 strips at once, 7 steps": Sampler("disjoint", n_strips=2, steps=7),
+    "4 strips at once, 8 steps": Sampler("disjoint", n_strips=4, steps=8),
+    "4 strips at once, 14 steps": Sampler("disjoint", n_strips=4, steps=14),
+    "4 strips at once, 50 steps": Sampler("disjoint", n_strips=4, steps=50),
+    "4 strips at once, 100 steps": Sampler("disjoint", n_strips=4, steps=100),
 }
 CONTROL = "tiles, 1 step told t = 0"  # shows what a wrong time does; taken out of the candidates after it had been seen to do well, as it does not start at T - 1
 STEPS = (
@@ -128,7 +128,7 @@ def by_detector(detector, batch, usual=1.0):
     x, brain = small(batch, c.input, c.size)
     masked = hasattr(c, "sampler")
     cost = (
-        MaskPlan(c.sampler.family(c.size), brain).cost(c.sampler.steps if c.diffusion else 1) * (1 + len(c.also))
+        MaskPlan(c.sampler.family(c.size), brain).cost(c.sampler.steps if c.diffusion else 1) * (1 + len(c.extra_targets))
         if masked
         else 2
     )
@@ -153,7 +153,7 @@ def usual_of(detector, store):
 def averaging(detector):
     "The maps of both targets, averaged."
     c = detector.config
-    return with_config(detector, also=tuple(m for m in c.modalities if m not in (c.input, c.target)))
+    return with_config(detector, extra_targets=tuple(m for m in c.modalities if m not in (c.input, c.target)))
 
 
 @lru_cache(maxsize=4)

@@ -159,7 +159,7 @@ def ship(what, store, out):
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file, and detectors are kept in folders")
     name, trained = ("equalised", None) if what == "equalised" else read_run(Path(what))
-    found = [calibrated(trained.of(m) if trained else Equalised(input=m), store) for m in MODALITIES]
+    found = [calibrated(trained.for_modality(m) if trained else Equalised(input=m), store) for m in MODALITIES]
     out.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=out, prefix=".ship-") as aside:
         made = Path(aside) / "new"
@@ -248,7 +248,7 @@ def middle(detector):
     if not hasattr(detector, "middle"):
         return ()
     size = detector.config.size
-    return tuple(detector.middle(torch.zeros(1, 1, size, size), torch.zeros(1, dtype=torch.long))[0].shape[2:])
+    return tuple(detector.encode(torch.zeros(1, 1, size, size), torch.zeros(1, dtype=torch.long))[0].shape[2:])
 
 
 def main(argv=None):

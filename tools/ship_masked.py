@@ -97,7 +97,7 @@ def check_back(detector, run, weights):
     cycle = load_detector(weights / "cycle-flair-t2").translator.state_dict()
     mine = detector.g.state_dict()
     if (
-        not detector.config.frozen_back
+        not detector.config.frozen_decoder
         or cycle.keys() != mine.keys()
         or not all(torch.equal(mine[k].half(), v.half()) for k, v in cycle.items())
     ):
@@ -200,7 +200,7 @@ def write_card(run, out):
         sampler=sampler,
         cost=cost(one),
         masks="a mask of its own (one strip in half of the cases, other widths and several strips too in the rest)"
-        if c.varied
+        if c.augment_masks
         else "one strip",
         where=", at any time of the diffusion" if diffusion else "",
         published=f" (`paper`, as published: {cost(with_config(one, sampler=SAMPLERS['paper'])):,})"

@@ -114,7 +114,7 @@ def detector_of(
         d = load_detector(WEIGHTS / entry.key.removesuffix(" shipped"))
     else:
         d = load_detector(run_folder(plan, entry.method))
-        d = d.for_pair(entry.input, entry.target) if entry.target else d.of(entry.input)
+        d = d.for_pair(entry.input, entry.target) if entry.target else d.for_modality(entry.input)
     if (made := getattr(d.config, "normalisation", normalisation)) != normalisation:
         raise ValueError(
             f"{entry.key} was made for slices with normalisation {made}, and these have {normalisation}: prepare them the same way, or leave --shipped out"

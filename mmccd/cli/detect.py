@@ -74,8 +74,8 @@ def run_detect(
 
     post = PostProcess(a.median, a.erode, a.smallest)  # refuses here, before the work
     detector, name = pick_detector(a.weights, input, a.cases)
-    if hasattr(detector, "progress"):
-        detector.progress = sys.stderr.isatty()
+    if hasattr(detector, "show_progress"):
+        detector.show_progress = sys.stderr.isatty()
     detector.to(place)
     if a.healthy:
         recalibrate(detector, a.healthy, input or None, post, seed=a.seed, progress=True)

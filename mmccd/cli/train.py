@@ -23,7 +23,7 @@ def back_from(
     from mmccd.registry import trainable_methods
 
     c = first.config
-    if not hasattr(c, "frozen_back"):
+    if not hasattr(c, "frozen_decoder"):
         raise ValueError(f"{method} learns its own way back: leave --back out")
     alone = name in trainable_methods() and not (Path(name) / "config.json").is_file()
     return load_detector(f"{name}-{c.input}-{c.target}" if alone else name)

@@ -114,7 +114,7 @@ def sampler_of(
 ) -> Sampler:
     "The sampler of a sweep, with the width and the steps of the view."
     s = SWEEPS[view.sampler]
-    return replace(s, width=view.width, steps=view.steps, together=max(min(s.together, size // (2 * view.width)), 1))
+    return replace(s, width=view.width, steps=view.steps, n_strips=max(min(s.n_strips, size // (2 * view.width)), 1))
 
 
 def sweep_masks(
@@ -244,8 +244,8 @@ def map_of(
     errors = torch.stack([error_of(explorer, view, k) for k in numbers])
     masks = explorer.masks(view)[: view.swept] if view.swept else explorer.trace(view).mask
     a = pool(errors, masks, SWEEPS[view.sampler].pooling)
-    if d.config.divide:
-        a = a / d.usual[d.pairs.index((view.input, view.target))].cpu()
+    if d.config.normalise_by:
+        a = a / d.healthy_mean[d.pairs.index((view.input, view.target))].cpu()
     return explorer.small.keep(key, a, a.nbytes)
 
 

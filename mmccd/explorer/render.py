@@ -52,7 +52,7 @@ def tiles_of(
         grey("condition", cut(t.cond)),
         *noisy,
         grey(f"ŷ: {o}", cut(t.y)),
-        grey("x̄ = g(ŷ)", cut(t.back)),
+        grey("x̄ = g(ŷ)", cut(t.reconstruction)),
         heat("error²", np.where(mask & brain, cut(t.error), 0)),
         heat(done, cut(explorer.map(view)), marks),
         evaluated_tile(explorer, view, x, cut),
@@ -173,7 +173,7 @@ def is_calibrated_map(
     def own(s):
         return replace(s, width=s.width or max(explorer.size // 8, 1), step=0, steps=s.steps if c.diffusion else 1)
 
-    return not c.also and own(kind) == own(c.sampler) and view.swept == len(explorer.masks(view))
+    return not c.extra_targets and own(kind) == own(c.sampler) and view.swept == len(explorer.masks(view))
 
 
 def describe(

@@ -6,7 +6,7 @@ import numpy as np
 
 from mmccd.masked_diffusion import SAMPLERS, Sampler
 
-SWEEPS = {**SAMPLERS, "one by one": Sampler("tiles", steps=8)}  # by name: which masks fill the map
+SWEEPS = {**SAMPLERS, "one by one": Sampler("disjoint", steps=8)}  # by name: which masks fill the map
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ def card(
     "What a stranger must know before using these weights."
     about, last = record["about"], record["result"]
     c, t, passes = about["config"], about["training"], last["samples"] / about["data"]["slices"]
-    work = f"{counted(last['step'], 'step')} of {counted(t['batch_size'], 'slice')}{' (the way there; the way back was taken from another run)' * bool(c.get('frozen_back'))}"
+    work = f"{counted(last['step'], 'step')} of {counted(t['batch_size'], 'slice')}{' (the way there; the way back was taken from another run)' * bool(c.get('frozen_decoder'))}"
     return CARD.format(
         **record,
         last=last,

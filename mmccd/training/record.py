@@ -96,7 +96,7 @@ def for_user(
         return f"the slices to {what} are others: the store has changed since, or --val, --seed or the lists are others"
     if part == "training" and name == "steps":
         rest += ", and a run cannot be lengthened, because its learning rate depends on its length"
-    if name == "frozen_back":
+    if name == "frozen_decoder":
         return "--back " + rest.replace("False", "not given").replace("True", "given")
     if part == "start":
         return f"{words}, so the first weights are others (of another --back)"
