@@ -69,8 +69,8 @@ MOVED: dict[str, dict[str, str]] = {
         "detection.detect": (
             "attempt check_place describe_run detect_case detect_many earlier_cases is_complete write_run"
         ),
-        "detection.evaluate": (
-            "ALARMS case_shapes evaluate false_alarm pair_cases read_result result_ids score_case score_found"
+        "detection.evaluation": (
+            "ALARMS case_shapes evaluate false_alarm pair_cases read_result result_ids score_found=summarise_scores"
         ),
         "detection.maps": "anomaly_volume map_slices",
         "detection.report": "Detection report_figure result_files telling_slices=representative_slices",

@@ -21,7 +21,7 @@ from mmccd.cases.names import find_cases
 from mmccd.detection import detect, evaluate
 from mmccd.detection.calibration import recalibrate, stored_postprocessing, threshold_note
 from mmccd.detection.detect import detect_case, detect_many
-from mmccd.detection.evaluate import evaluate
+from mmccd.detection.evaluation import evaluate
 from mmccd.detection.maps import anomaly_volume
 from mmccd.detection.report import representative_slices
 from mmccd.detection.score_text import score_text

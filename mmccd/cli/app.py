@@ -1,12 +1,18 @@
-""""""
+"""From the words of a shell to the options of a command and back, and from whatever is raised to one sentence."""
 
+import inspect
+import shlex
 import sys
 import traceback
-from typing import Annotated
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Annotated, Any, TypeVar
 
 import typer
 
-from mmccd.runtime import Interrupted, say
+from mmccd.cli.options import Options, check_json
+from mmccd.errors import format_error
+from mmccd.runtime import say
 
 app = typer.Typer(
     name="mmccd",
@@ -17,25 +23,43 @@ app = typer.Typer(
     epilog="Start with: mmccd demo. With --debug anywhere on the line, errors come with a traceback.",
 )
 
+INTERRUPTED = 130  # exit code after Ctrl-C, by custom 128 + SIGINT
 
-def stopped(
-    words,  # for typer
-) -> int:  # exit code
-    "Ctrl-C: what is kept, below the progress bar if there is one."
-    if sys.stderr.isatty():
-        print(file=sys.stderr)
-    kept = {
-        "detect": "; finished cases are kept, go on with --skip-existing",
-        "prepare": "; finished cases are kept, the same command goes on",
-    }
-    say("stopped" + kept.get(words[0], ""))
-    return 130
+RENAMED = {"train": {"--back": "--decoder"}}  # by command: options that still work under their old name
+
+WORDINGS = {"int_parsing": "it must be a whole number", "float_parsing": "it must be a number"}  # by error of pydantic
+
+O = TypeVar("O", bound=Options)  # noqa: E741  an options class
+
+_RUN: dict[type[Options], Callable[[Any], int | None]] = {}
 
 
-def show_version(
-    value: bool,  # True if --version was given
-):
-    "Print the version and stop."
+def command(options: type[O], epilog: str) -> Callable[[Callable[[O], int | None]], Callable[[O], int | None]]:
+    """Return a decorator that makes a function the command of a class of options.
+
+    The function takes the options and returns an exit code, or None for 0. Its docstring is the command's help.
+
+    Args:
+        options: dataclass whose fields are the command's arguments and options, in the order of the help.
+        epilog: the last lines of the help, with examples.
+    """
+
+    def register(run: Callable[[O], int | None]) -> Callable[[O], int | None]:
+        def parsed(**values: Any) -> O:
+            return options(**values)
+
+        signature = inspect.signature(options)
+        parsed.__signature__ = signature  # type: ignore[attr-defined]  what typer reads
+        parsed.__annotations__ = {p.name: p.annotation for p in signature.parameters.values()}
+        app.command(options.command, help=run.__doc__, epilog=epilog)(parsed)
+        _RUN[options] = run
+        return run
+
+    return register
+
+
+def show_version(value: bool) -> None:
+    """Print the version and stop, if `value`."""
     if value:
         from mmccd import __version__
 
@@ -48,49 +72,115 @@ def root(
     version: Annotated[
         bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
-):
-    "One command with several subcommands."
+) -> None:
+    """One command with several subcommands."""
 
 
-def arguments(
-    argv,  # the words after `mmccd`
-) -> tuple:  # (words for typer, was --debug among them)
-    "`--debug` may stand anywhere; `--json` without a file means standard output; no word at all asks for help."
+def arguments(argv: Sequence[str]) -> tuple[list[str], bool]:
+    """Return the words for typer, and whether `--debug`, which may stand anywhere, was among `argv`.
+
+    `--json` without a file after it means standard output, no word at all asks for help, and an option that was
+    renamed still works, with a line on standard error.
+    """
     words = [w for w in argv if w != "--debug"]
     for i in reversed(range(len(words))):
-        bare = i + 1 == len(words) or (words[i + 1].startswith("-") and words[i + 1] != "-")
-        if words[i] == "--json" and bare:
+        last = i + 1 == len(words) or (words[i + 1].startswith("-") and words[i + 1] != "-")
+        if words[i] == "--json" and last:
             words.insert(i + 1, "-")
+    for old, new in RENAMED.get(words[0], {}).items() if words else ():
+        for i, word in enumerate(words):
+            if word.partition("=")[0] == old:
+                words[i] = new + word[len(old) :]
+                say(f"{old} is now called {new}")
     return words or ["--help"], "--debug" in argv
 
 
-def main(
-    argv=None,  # the words after `mmccd`; None: those of this process
-) -> int:  # exit code: 0 all well, 2 something was wrong, 130 interrupted
-    "The command `mmccd`."
+def parse(words: Sequence[str]) -> Options | int:
+    """Return the options of a command line; or an exit code where nothing is left to do, as after `--help`.
+
+    Args:
+        words: those after `mmccd`, from `arguments`.
+
+    Raises:
+        typer.BadParameter: and others of typer's own errors, if the words do not fit the command.
+    """
+    found = app(list(words), standalone_mode=False, prog_name="mmccd")
+    return found if isinstance(found, Options) else found or 0
+
+
+def command_line(options: Options, always: Collection[str] = ()) -> str:
+    """Return the command line that gives `options` again, quoted for a shell.
+
+    Args:
+        options: of any command.
+        always: names of the options to write also where they have their default value, such as a preset whose
+            meaning may change.
+    """
+    known = {p.name: p for p in typer.main.get_command(app).commands[options.command].params}  # type: ignore
+    places, words = [], []
+    for name, declared in inspect.signature(type(options)).parameters.items():
+        value, param = getattr(options, name), known[name]
+        if value == declared.default and name not in always:
+            continue
+        values = [str(v) for v in (value if isinstance(value, (list, tuple)) else [value])]
+        option = param.opts[0]
+        if param.param_type_name == "argument":
+            places += values
+        elif value is True:
+            words.append(option)
+        else:
+            for v in values:
+                words += [f"{option}={v}"] if v.startswith("-") and v != "-" else [option, v]
+    if any(v.startswith("-") for v in places):
+        return shlex.join(["mmccd", options.command, *words, "--", *places])
+    return shlex.join(["mmccd", options.command, *places, *words])
+
+
+@contextmanager
+def interrupted_as(text: str) -> Iterator[None]:
+    """Make Ctrl-C say `text`: what is kept, and how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt as e:
+        raise KeyboardInterrupt(text) from e
+
+
+def stopped(text: str) -> int:
+    """Say `text` below the progress bar, if there is one, and return the exit code of an interrupted command."""
+    if sys.stderr.isatty():
+        print(file=sys.stderr)
+    say(text)
+    return INTERRUPTED
+
+
+def sentence(error: Exception) -> str:
+    """Return one line for the user: what was wrong, and for a bug of ours how to see where."""
+    if hasattr(error, "format_message"):  # one of typer's own errors, under whatever class its version has
+        cause = error.__cause__
+        if isinstance(error, typer.BadParameter) and hasattr(cause, "errors"):
+            error.message = WORDINGS.get(cause.errors()[0]["type"], error.message)
+        return " ".join(error.format_message().split())
+    text = format_error(error)
+    return text if isinstance(error, (ValueError, OSError)) else f"{text[0].lower()}{text[1:]} (--debug shows where)"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command `mmccd` and return its exit code: 0 all well, 2 something was wrong, 130 interrupted.
+
+    Args:
+        argv: the words after `mmccd`; None takes those of this process.
+    """
     words, debug = arguments(sys.argv[1:] if argv is None else argv)
     try:
-        code = app(words, standalone_mode=False, prog_name="mmccd")
-    except KeyboardInterrupt:
-        code = 130
+        found = parse(words)
+        if not isinstance(found, Options):
+            return stopped("stopped") if found == INTERRUPTED else found
+        check_json(found.json)
+        return _RUN[type(found)](found) or 0
+    except (KeyboardInterrupt, typer.Abort) as e:
+        return stopped(str(e) or "stopped")
     except Exception as e:
-        if isinstance(e, Interrupted):
-            return say(str(e)) or 130
-        if type(e).__name__ == "Abort":
-            return stopped(words)  # Ctrl-C: an exception, or 130, as the version of typer has it
         if debug:
             traceback.print_exc()
-        text = e.format_message() if hasattr(e, "format_message") else str(e)  # typer's own errors have the former
-        text = text.replace(
-            "Input should be a valid integer, unable to parse string as an integer", "it must be a whole number"
-        ).replace("Input should be a valid number, unable to parse string as a number", "it must be a number")
-        known = hasattr(e, "format_message") or isinstance(e, (ValueError, OSError))
-        say(
-            " ".join(text.split())
-            if known
-            else f"unexpected {type(e).__name__}: {' '.join(text.split())} (--debug shows where)"
-        )
-        code = 2
-    if code == 130:
-        return stopped(words)
-    return code if isinstance(code, int) else 0
+        say(sentence(e))
+        return 2

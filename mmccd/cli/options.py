@@ -1,17 +1,16 @@
-""""""
+"""What the commands share: the base of their options, options that several have, and results as JSON."""
 
 import json
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, ClassVar
 
 import typer
 
 Seed = Annotated[int, typer.Option(min=0, help="Seed of all randomness: same seed, same result.")]
 
-
 Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps", help="Where networks run.")]
-
 
 Json = Annotated[
     str,
@@ -20,38 +19,71 @@ Json = Annotated[
     ),
 ]
 
-
 Input = Annotated[
     str,
     typer.Option(
         metavar="flair|t1|t1ce|t2",
-        help="Modality to look at.  [default: the detector's own; that of the files, where all CASEs are single files of one modality; or flair]",
+        help="Modality of the detector.  [default: the detector's own; that of the files, where all CASEs are "
+        "single files of one modality; or flair]",
     ),
 ]
 
 
-def count(
-    what: str,  # of which kind
-):  # type of an option
-    "An option that counts subjects."
-    return Annotated[int, typer.Option(min=0, metavar="N", help=f"How many {what}.")]
+@dataclass(frozen=True)
+class Options:
+    """Options of a command: a subclass names the command, and each of its fields is an argument or an option.
+
+    A field is declared as typer wants a parameter, `out: Annotated[Path, typer.Option(help=...)] = Path("out")`; one
+    without a default must be given. `json`, which every command has, comes last.
+    """
+
+    command: ClassVar[str]
+
+    json: Json = field(default="", kw_only=True)  # a file, "-" for standard output, "" for none
 
 
-def check_json(
-    to: str,  # file; "-" is standard output, "" nothing
-):
-    "Refuse a file that cannot be written, before the work and not after it."
+def count(what: str) -> Any:
+    """Return the option of a command that counts subjects, of the kind `what`."""
+    return typer.Option(min=0, metavar="N", help=f"How many {what}.")
+
+
+def setting(help: str, metavar: str) -> Any:
+    """Return an option of `mmccd train` that the preset decides where it is not given.
+
+    Args:
+        help: what it sets, one sentence.
+        metavar: what its value looks like, in the help.
+    """
+    return typer.Option(help=f"{help}  [default: the preset's]", metavar=metavar, show_default=False)
+
+
+def check_json(to: str) -> None:
+    """Refuse a place for JSON that cannot be written, before the work and not after it.
+
+    Args:
+        to: a file, "-" for standard output, or "" for none.
+
+    Raises:
+        ValueError: if `to` is a file whose name does not end in .json, or whose folder does not exist. `--json` takes
+            the next word for its file, and without the first rule that could be a scan.
+    """
     if to not in ("", "-") and (Path(to).suffix != ".json" or not Path(to).parent.is_dir() or Path(to).is_dir()):
         raise ValueError(
-            f"Cannot write {to}: after --json, name a file that ends in .json, in a folder that exists, or put --json last."
+            f"Cannot write {to}: after --json, name a file that ends in .json, in a folder that exists, "
+            "or put --json last."
         )
 
 
-def put_json(
-    result: dict,  # what to write
-    to: str,  # file; "-" is standard output, "" nothing
-):
-    "Write a result as JSON, whole or not at all."
+def put_json(result: dict[str, Any], to: str) -> None:
+    """Write `result` as JSON, the whole of it or nothing.
+
+    Args:
+        result: made of what JSON knows; undefined numbers are None.
+        to: a file, "-" for standard output, or "" for none.
+
+    Raises:
+        ValueError: if a number is not finite, or the file cannot be written.
+    """
     text = json.dumps(result, indent=1, allow_nan=False) + "\n"
     if to == "-":
         sys.stdout.write(text)
@@ -62,11 +94,16 @@ def put_json(
             write_atomic(to, text.encode())
 
 
-def slice_range(
-    text: str,  # first and last slice, "70:89"; "" or "all" is all
-    n: int = 155,  # slices of the grid, those of BraTS unless it may be another
-) -> range | None:  # None for all
-    "Which axial slices?"
+def slice_range(text: str, n: int = 155) -> range | None:
+    """Return the axial slices that `text` names, or None for all.
+
+    Args:
+        text: first and last slice, such as 70:89; "" or "all" for all.
+        n: number of slices of the grid, 155 for that of BraTS.
+
+    Raises:
+        ValueError: if `text` is anything else, or the range does not lie in the grid.
+    """
     if text in ("", "all"):
         return None
     first, _, last = text.partition(":")
@@ -75,19 +112,6 @@ def slice_range(
     return range(int(first), int(last) + 1)
 
 
-def parse_list(
-    text: str,  # names with commas, any case
-) -> list[str]:  # in lower case
-    "The names in a list."
+def parse_list(text: str) -> list[str]:
+    """Return the names in a list with commas, in lower case: `"FLAIR, t2"` gives `["flair", "t2"]`."""
     return [m for m in text.lower().replace(" ", "").split(",") if m]
-
-
-def Setting(
-    kind: type,  # int, float or str
-    help: str,  # one sentence
-    metavar: str,  # its form
-):  # type of an option
-    "An option of `train` that the preset answers where it is not given."
-    return Annotated[
-        kind | None, typer.Option(help=f"{help}  [default: the preset's]", metavar=metavar, show_default=False)
-    ]

@@ -1,37 +1,46 @@
-""""""
+"""`mmccd phantom`: phantom subjects as files."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import typer
 
-from mmccd.cases.phantoms import make_subjects
-from mmccd.cli.app import app
-from mmccd.cli.options import Json, Seed, check_json, count, put_json, slice_range
+from mmccd.cli.app import command
+from mmccd.cli.options import Options, Seed, count, put_json, slice_range
+from mmccd.runtime import counted
 
 
-@app.command(epilog="Example: mmccd phantom cases --healthy 5 --glioma 5 --seed 1")
-def phantom(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the subjects; made where missing.")],
-    healthy: count("healthy subjects") = 0,  # 0 or more
-    glioma: count("patients with a glioma") = 0,  # 0 or more
-    ms: count("patients with multiple sclerosis") = 0,  # 0 or more
-    infarct: count("patients with an infarct") = 0,  # 0 or more
-    artefact: count("healthy subjects with an artefact of the scanner") = 0,  # 0 or more
-    seed: Seed = 0,  # of all randomness
+@dataclass(frozen=True)
+class PhantomOptions(Options):
+    """What subjects to make, and where."""
+
+    command: ClassVar[str] = "phantom"
+
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the subjects; made where missing.")]
+    healthy: Annotated[int, count("healthy subjects")] = 0
+    glioma: Annotated[int, count("patients with a glioma")] = 0
+    ms: Annotated[int, count("patients with multiple sclerosis")] = 0
+    infarct: Annotated[int, count("patients with an infarct")] = 0
+    artefact: Annotated[int, count("healthy subjects with an artefact of the scanner")] = 0
+    seed: Seed = 0
     slices: Annotated[
         str, typer.Option(metavar="FIRST:LAST", help="Only these axial slices of the 155, such as 70:89.")
-    ] = "",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace subjects that are already there.")] = False,
-    json: Json = "",  # file, or - for standard output
-):
-    "Make phantom subjects with known truth, in BraTS layout."
-    check_json(json)
-    counts = dict(healthy=healthy, glioma=glioma, ms=ms, infarct=infarct, artefact=artefact)
-    wanted = [(kind, i) for kind, n in counts.items() for i in range(n)]
+    ] = ""
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace subjects that are already there.")] = False
+
+
+@command(PhantomOptions, epilog="Example: mmccd phantom cases --healthy 5 --glioma 5 --seed 1")
+def phantom(options: PhantomOptions) -> None:
+    """Make phantom subjects with known truth, in BraTS layout."""
+    kinds = ("healthy", "glioma", "ms", "infarct", "artefact")
+    wanted = [(kind, i) for kind in kinds for i in range(getattr(options, kind))]
     if not wanted:
         raise ValueError("nothing to make: ask for at least one subject, such as --glioma 1")
-    made = make_subjects(out, wanted, seed, slice_range(slices), overwrite)
-    put_json({"seed": seed, "subjects": made}, json)
-    if json != "-":
-        print(f"{len(made)} subject{'s' * (len(made) > 1)} in {out}")
+    slices = slice_range(options.slices)
+    from mmccd.cases.phantoms import make_subjects
+
+    made = make_subjects(options.out, wanted, options.seed, slices, options.overwrite)
+    put_json({"seed": options.seed, "subjects": made}, options.json)
+    if options.json != "-":
+        print(f"{counted(len(made), 'subject')} in {options.out}")

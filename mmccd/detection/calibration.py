@@ -1,7 +1,9 @@
-""""""
+"""Thresholds: chosen on healthy cases of the user, and compared with the maps they are used on."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,65 +15,88 @@ from mmccd.detection.maps import anomaly_volume
 from mmccd.detector import Detector, healthy_threshold
 from mmccd.postprocess import PostProcess
 
+UNPROCESSED = PostProcess()
+"""The map as the detector makes it."""
 
-def stored_postprocessing(
-    record: dict | None,  # a calibration or a detect.json
-) -> PostProcess:  # off where it says nothing
-    "Which post-processing does a record speak of?"
+
+def stored_postprocessing(record: Mapping[str, Any] | None) -> PostProcess:
+    """Return the post-processing that a calibration or a `detect.json` speaks of; none where it says nothing."""
     try:
-        return PostProcess(**record["post"])
+        return PostProcess(**record["post"])  # type: ignore[index]  a missing record says nothing
     except (KeyError, TypeError, ValueError):
-        return PostProcess()
+        return UNPROCESSED
 
 
-def threshold_note(
-    detector: Detector,  # calibrated
-    post: PostProcess,  # what is done to its maps
-) -> str:  # one sentence; empty where the threshold fits
-    "Is the threshold used on maps like those it was calibrated on?"
+def threshold_note(detector: Detector, post: PostProcess) -> str:
+    """Return one sentence of warning if the threshold was calibrated on maps made otherwise, "" if it fits.
+
+    Args:
+        detector: calibrated, or not, which gives "".
+        post: what is done to the maps now. Pieces that are dropped only lower the share of healthy brain that is
+            marked, so they need no warning.
+    """
     made, now = (replace(p, smallest=0.0) for p in (stored_postprocessing(detector.calibration), post))
     if made == now or detector.calibration is None:
         return ""
 
-    def words(p):
+    def words(p: PostProcess) -> str:
         return f"post-processing ({p})" if p else "no post-processing"
 
     return (
-        f"the threshold was calibrated on maps with {words(made)} and is used on maps with {words(now)}, so it marks another share "
-        "of a healthy brain than it promises; calibrate anew with --healthy"
+        f"the threshold was calibrated on maps with {words(made)} and is used on maps with {words(now)}, so it marks "
+        "another share of a healthy brain than it promises; calibrate anew with --healthy"
     )
 
 
+def healthy_values(path: str | Path, detector: Detector, input: str, post: PostProcess, seed: int) -> np.ndarray:
+    """Return the values (n,) of a healthy case's map inside its brain, or refuse a case with a lesion."""
+    if Path(path).is_file():
+        choose_files(path)  # refuses a name without modality
+    case = Case.load(path, [input])
+    if case.lesion is not None and case.lesion.any():
+        raise ValueError(f"Cannot calibrate on {case.id}: it has a lesion; give healthy cases only.")
+    anomaly = anomaly_volume(case, detector, input, seed)
+    return post.map(anomaly, case.brain, voxel_size(case.affine))[case.brain]
+
+
 def recalibrate(
-    detector: Detector,  # any detector
-    healthy,  # healthy cases: folders, folders of cases, NIfTI files
-    input: str | None = None,  # modality to look at; None: the one the detector is made for
-    post=PostProcess(),  # what will be done to the maps of other cases too
-    fpr: float = 0.01,  # share of the healthy brain allowed above the threshold, in (0, 1)
-    seed: int = 0,  # of the randomness, for detectors that draw
-    progress: bool = False,  # a bar, if on a terminal
-) -> Detector:  # the same detector, with `calibration` set
-    "Choose the threshold on healthy cases, their maps processed like all others."
+    detector: Detector,
+    healthy: str | Path | Sequence[str | Path],
+    input: str | None = None,
+    post: PostProcess = UNPROCESSED,
+    fpr: float = 0.01,
+    seed: int = 0,
+    progress: bool = False,
+) -> Detector:
+    """Return `detector` with its threshold chosen on healthy cases, whose maps are made like all others.
+
+    Args:
+        detector: any detector; its `calibration` is replaced.
+        healthy: healthy cases: folders, folders of cases, or NIfTI files.
+        input: modality; None is the one the detector is made for.
+        post: what will be done to the maps of other cases too.
+        fpr: share of the healthy brain that may lie above the threshold, in (0, 1).
+        seed: of the randomness, for detectors that draw.
+        progress: show a bar, if on a terminal.
+
+    Raises:
+        ValueError: if no case is given, one cannot be read or has a lesion, or `fpr` is not in (0, 1).
+    """
     from tqdm import tqdm
 
-    values, ids, input = [], [], input or detector.config.input
-    for id, path in tqdm(find_cases(healthy), desc="calibrate", unit="case", disable=None if progress else True):
-        if Path(path).is_file():
-            choose_files(path)  # refuses a name without modality
-        case = Case.load(path, [input])
-        if case.lesion is not None and case.lesion.any():
-            raise ValueError(f"Cannot calibrate on {id}: it has a lesion; give healthy cases only.")
-        values.append(
-            post.map(anomaly_volume(case, detector, input, seed), case.brain, voxel_size(case.affine))[case.brain]
-        )
-        ids.append(id)
-    h = healthy_threshold(v := torch.from_numpy(np.concatenate(values)), fpr)
+    cases, input = find_cases(healthy), input or detector.config.input
+    if not cases:
+        raise ValueError("Cannot calibrate without a healthy case, and none was given; name folders or NIfTI files.")
+    bar = tqdm(cases, desc="calibrate", unit="case", disable=None if progress else True)
+    values = [healthy_values(path, detector, input, post, seed) for _, path in bar]
+    v = torch.from_numpy(np.concatenate(values))
+    h = healthy_threshold(v, fpr)
     detector.calibration = {
         "threshold": h,
         "fpr": fpr,
         "fpr_reached": (v > h).double().mean().item(),
         "pixels": len(v),
-        "cases": ids,
+        "cases": [id for id, _ in cases],
         "data": "healthy cases of the user",
         "post": asdict(post),
     }

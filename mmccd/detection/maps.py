@@ -1,4 +1,4 @@
-""""""
+"""Anomaly maps of slices and of whole cases, whatever size the detector was trained at."""
 
 import numpy as np
 import torch
@@ -10,12 +10,19 @@ from mmccd.slices import resize, resize_back, resize_labels, to_volume
 
 
 def map_slices(
-    detector: Detector,  # any detector
-    x: torch.Tensor,  # normalised slices (b 1 h w)
-    brain: torch.Tensor,  # bool (b 1 h w)
-    generator=None,  # source of randomness, for detectors that draw
-) -> torch.Tensor:  # (b 1 h w) float32 >= 0, zero outside the brain
-    "The anomaly map, made at the size the detector was trained at."
+    detector: Detector, x: torch.Tensor, brain: torch.Tensor, generator: torch.Generator | None = None
+) -> torch.Tensor:
+    """Return the anomaly maps of slices, made at the size the detector was trained at.
+
+    Args:
+        detector: any detector. Where its config has a `size`, slices are resized to it and maps back.
+        x: slices (b 1 h w), normalised as the detector's config says.
+        brain: where the brain is, bool (b 1 h w).
+        generator: source of randomness on the detector's device, for detectors that draw.
+
+    Returns:
+        Maps (b 1 h w), float32, 0 or more, 0 outside the brain.
+    """
     size = getattr(detector.config, "size", None)
     if not size:
         return detector.anomaly_map(x, brain, generator)
@@ -24,14 +31,26 @@ def map_slices(
     return torch.where(brain, resize_back(a, x.shape[-2:]), 0.0)
 
 
-def anomaly_volume(
-    case: Case,  # with the modality `input`
-    detector: Detector,  # need not be calibrated
-    input: str,  # modality the detector looks at
-    seed: int = 0,  # of the randomness, for detectors that draw
-    batch_size: int = 16,  # slices at a time
-) -> np.ndarray:  # (x, y, z) float32 >= 0 in LPS, zero outside the brain
-    "The anomaly map of a whole case, a few slices at a time."
+def anomaly_volume(case: Case, detector: Detector, input: str, seed: int = 0, batch_size: int = 16) -> np.ndarray:
+    """Return the anomaly map of a whole case.
+
+    Slices without brain are left out. The others go through the detector a few at a time, with the generator seeded
+    anew for each batch, so that a detector that draws one slice's noise for all slices of a batch gives the same map
+    whatever the batch size.
+
+    Args:
+        case: with the modality `input`.
+        detector: any detector, calibrated or not.
+        input: modality.
+        seed: of the randomness, for detectors that draw.
+        batch_size: slices at a time, a matter of memory only.
+
+    Returns:
+        The map (x, y, z) in LPS, float32, 0 or more, 0 outside the brain.
+
+    Raises:
+        ValueError: if the case has no such modality.
+    """
     x = case.slices(input, method=getattr(detector.config, "normalisation", DEFAULT))
     brain, device = case.brain_slices(), detector.device
     a = torch.zeros_like(x)

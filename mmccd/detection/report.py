@@ -1,9 +1,10 @@
-""""""
+"""What a detector found in one case: a picture that explains it, and files on the grid of the scan."""
 
 import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,89 +14,78 @@ from mmccd.files import writing
 from mmccd.postprocess import PostProcess
 from mmccd.slices import to_slices
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-def representative_slices(
-    amount: np.ndarray,  # how much there is to see on each axial slice, (z,) >= 0
-    n: int = 6,  # how many slices are wanted
-) -> list[int]:  # at most n axial indices, ascending
-    "The slices with most to see, but no near neighbours."
+
+def representative_slices(amount: np.ndarray, n: int = 6) -> list[int]:
+    """Return the axial slices with most to see, but no near neighbours, which would all show the same.
+
+    Args:
+        amount: how much there is to see on each slice, (z,), 0 or more.
+        n: how many slices are wanted.
+
+    Returns:
+        At most `n` indices, ascending; slices with nothing to see are left out.
+    """
     shown = np.flatnonzero(amount)
     gap = -(-len(shown) // (3 * n))  # rounded up
-    chosen = []
+    chosen: list[int] = []
     for k in shown[np.argsort(-amount[shown], kind="stable")].tolist():
         if len(chosen) < n and all(abs(k - j) >= gap for j in chosen):
             chosen.append(k)
     return sorted(chosen)
 
 
-def report_figure(
-    found,  # a `Detection`
-    n: int = 6,  # slices
-):  # matplotlib figure
-    "Input, map and segmentation on the slices with most to see."
-    from mmccd.viz import add_legend, compare, crop_to, show_rows
-
-    case, h = found.case, found.threshold
-    marked = found.segmentation if case.lesion is None else found.segmentation | case.lesion
-    index = representative_slices(
-        next(v.sum((0, 1)) for v in (found.anomaly * marked, marked, found.anomaly, case.brain) if v.any()), n
-    )
-    box = (..., *crop_to(to_slices(case.brain, index)))
-    x, a, s = (to_slices(v, index)[box] for v in (case.normalised(found.input), found.anomaly, found.segmentation))
-    truth = None if case.lesion is None else to_slices(case.lesion, index)[box]
-    colours = [compare(x[i, 0], s[i, 0], None if truth is None else truth[i, 0]) for i in range(len(x))]
-    top = 2 * h if h > 0 else 1.0  # never the case's own maximum
-    fig = show_rows(
-        [x, a, colours],
-        [f"slice {k}" for k in index],
-        [found.input, "anomaly map", "segmentation"],
-        vmin=[-1, 0, 0],
-        vmax=[1, top, 1],
-        cmap=["gray", "inferno", "gray"],
-        label=["normalised", "score", None],
-        truths=[None, truth, None],
-        sides=True,
-        width=11,
-        title=f"{found.case.id}: {found.detector} on {found.input}, "
-        f"threshold {h:.3g}, {found.volume_ml:.1f} ml found\n{f'map after: {found.post}; ' if found.post else ''}for research and teaching, not a medical device",
-    )
-    spacing = np.linalg.norm(case.affine[:3, :2], axis=0)
-    for ax in fig.axes[: 3 * len(index)]:
-        ax.set_aspect(spacing[1] / spacing[0])
-    return add_legend(fig, truth is not None)
-
-
-def result_files(
-    id: str,  # of a case
-) -> dict:  # names of the files in its folder of results
-    "What is written for a case."
-    return {k: f"{id}_{k}{end}" for k, end in [("anomaly", ".nii.gz"), ("segmentation", ".nii.gz"), ("report", ".png")]}
+def result_files(id: str) -> dict[str, str]:
+    """Return the names of the files in a case's folder of results: its anomaly map, segmentation and report."""
+    return {
+        "anomaly": f"{id}_anomaly.nii.gz",
+        "segmentation": f"{id}_segmentation.nii.gz",
+        "report": f"{id}_report.png",
+    }
 
 
 @dataclass(eq=False)
 class Detection:
-    "What a detector found in one case, on the case's grid in LPS."
+    """What a detector found in one case, on the case's grid in LPS.
 
-    case: Case  # what was looked at
-    input: str  # modality the detector looked at
-    detector: str  # its name
-    threshold: float  # a map value above it is positive
-    anomaly: np.ndarray  # (x, y, z) float32 >= 0, zero outside the brain
-    segmentation: np.ndarray  # (x, y, z) bool: where the map is above the threshold
-    post: PostProcess = PostProcess()  # what was done to both
+    Attributes:
+        case: the case.
+        input: modality that the detector was given.
+        detector: name of the detector's class.
+        threshold: a voxel whose map is above it is positive.
+        anomaly: the map (x, y, z), float32, 0 or more, 0 outside the brain.
+        segmentation: where the map is above the threshold, bool (x, y, z).
+        post: what was done to both.
+    """
+
+    case: Case
+    input: str
+    detector: str
+    threshold: float
+    anomaly: np.ndarray
+    segmentation: np.ndarray
+    post: PostProcess = PostProcess()  # noqa: RUF009  frozen
 
     @property
     def volume_ml(self) -> float:
+        """How much tissue is positive, in millilitres."""
         return volume_ml(self.segmentation, self.case.affine)
 
-    def report(self):
+    def report(self) -> "Figure":
+        """Return the picture of the report."""
         return report_figure(self)
 
-    def save(
-        self,
-        out,  # folder that exists; a folder named after the case is made in it
-    ) -> dict:  # the files written, relative to `out`
-        "Write map, segmentation and report; all of them, or none."
+    def save(self, out: str | Path) -> dict[str, str]:
+        """Write map, segmentation and report, all of them or none, and return their paths relative to `out`.
+
+        Args:
+            out: folder that exists; a folder named after the case is made in it.
+
+        Raises:
+            ValueError: if `out` cannot be written, or is full.
+        """
         from mmccd.viz import save_png
 
         id, folder, names = self.case.id, Path(out) / self.case.id, result_files(self.case.id)
@@ -107,3 +97,57 @@ class Detection:
             for name in names.values():
                 os.replace(Path(beside) / name, folder / name)
         return {k: f"{id}/{name}" for k, name in names.items()}
+
+
+def report_slices(found: Detection, n: int) -> list[int]:
+    """Return the slices of a report: those with most anomaly in what was found or missed, else most brain."""
+    lesion = found.case.lesion
+    marked = found.segmentation if lesion is None else found.segmentation | lesion
+    volumes = (found.anomaly * marked, marked, found.anomaly, found.case.brain)
+    return representative_slices(next(v.sum((0, 1)) for v in volumes if v.any()), n)
+
+
+def report_title(found: Detection) -> str:
+    """Return the two lines above a report."""
+    post = f"map after: {found.post}; " if found.post else ""
+    return (
+        f"{found.case.id}: {found.detector} on {found.input}, threshold {found.threshold:.3g}, "
+        f"{found.volume_ml:.1f} ml found\n{post}for research and teaching, not a medical device"
+    )
+
+
+def report_figure(found: Detection, n: int = 6) -> "Figure":
+    """Return the picture of a case: input, map and segmentation on the slices with most to see.
+
+    The scale of the map runs from 0 to twice the threshold, never to the case's own maximum, so that two patients can
+    be laid side by side. Where the truth is known, colours say what was found, missed and marked wrongly.
+
+    Args:
+        found: what a detector found.
+        n: how many slices to show, at most.
+    """
+    from mmccd.viz import add_legend, compare, crop_to, show_rows
+
+    case, h = found.case, found.threshold
+    index = report_slices(found, n)
+    box = (..., *crop_to(to_slices(case.brain, index)))
+    x, a, s = (to_slices(v, index)[box] for v in (case.normalised(found.input), found.anomaly, found.segmentation))
+    truth = None if case.lesion is None else to_slices(case.lesion, index)[box]
+    colours = [compare(x[i, 0], s[i, 0], None if truth is None else truth[i, 0]) for i in range(len(x))]
+    fig = show_rows(
+        [x, a, colours],
+        [f"slice {k}" for k in index],
+        [found.input, "anomaly map", "segmentation"],
+        vmin=[-1, 0, 0],
+        vmax=[1, 2 * h if h > 0 else 1.0, 1],
+        cmap=["gray", "inferno", "gray"],
+        label=["normalised", "score", None],
+        truths=[None, truth, None],
+        sides=True,
+        width=11,
+        title=report_title(found),
+    )
+    spacing = np.linalg.norm(case.affine[:3, :2], axis=0)
+    for ax in fig.axes[: 3 * len(index)]:
+        ax.set_aspect(spacing[1] / spacing[0])
+    return add_legend(fig, truth is not None)

@@ -1,0 +1,286 @@
+"""Scores of a folder of results against the truth: in pixels, in millimetres and in lesions."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmccd import scoring
+from mmccd.cases.case import Case
+from mmccd.cases.grid import check_same_grid, protocol_slices, volume_ml, voxel_size
+from mmccd.cases.names import find_cases
+from mmccd.cases.nifti import read_volume
+from mmccd.detection.calibration import stored_postprocessing
+from mmccd.errors import file_error, format_error
+from mmccd.files import read_json
+
+ALARMS = ("fpr", "volume_ml", "cm2_a_slice", "false_a_slice")  # amounts of false alarm, see `false_alarm`
+
+
+@dataclass(frozen=True)
+class LesionScore:
+    """What counts in a case with a lesion, under one of the protocols.
+
+    Attributes:
+        pixels: name of the case, map values and truth of the pixels that count, flat.
+        shapes: distances and lesions of the segmentation, as `mmccd.scoring.score_shapes` gives them; of a map without
+            a threshold the size of the lesion only.
+        floor: the same where everything is marked.
+    """
+
+    pixels: tuple[str, np.ndarray, np.ndarray]
+    shapes: dict[str, Any]
+    floor: dict[str, Any]
+
+
+def read_result(
+    id: str, out: str | Path, path: str | Path | None, modality: str | None = None
+) -> tuple[np.ndarray, Case]:
+    """Return the map (x, y, z) in LPS of one case, and the `Case` with its truth, which lie on one grid.
+
+    Args:
+        id: name of the case.
+        out: folder of the results.
+        path: folder of the truth; None if there is none, which is refused.
+        modality: what the detector was given, whose brain counts; None takes the brain of all modalities.
+
+    Raises:
+        ValueError: if a file is missing or cannot be read, there is no segmentation, or the grids differ.
+    """
+    file = Path(out) / id / f"{id}_anomaly.nii.gz"
+    if path is None:
+        raise ValueError(f"Cannot score {id}: there is no case of this name among the truth; check the folder.")
+    case = Case.load(path, [modality] if modality else None)
+    if case.lesion is None:
+        raise ValueError(
+            f"Cannot score {id}: {path} has no segmentation; add the file {id}_seg.nii.gz (all 0 if healthy)."
+        )
+    anomaly, grid = read_volume(file)
+    check_same_grid(grid, file, case.grid, path)
+    return anomaly, case
+
+
+def score_lesion(id: str, anomaly: np.ndarray, case: Case, protocol: str, threshold: float | None) -> LesionScore:
+    """Return the pixels and shapes that count in a case with a lesion.
+
+    Args:
+        id: name of the case.
+        anomaly: its map (x, y, z).
+        case: with the truth.
+        protocol: "slice", the axial slice with most lesion; or "volume".
+        threshold: calibrated, or None.
+
+    Raises:
+        ValueError: if no lesion lies where the protocol scores.
+    """
+    if protocol == "volume":
+        score, truth = scoring.volume_protocol(anomaly, case.lesion, case.brain)
+    else:
+        places = protocol_slices(anomaly.shape, case.affine)
+        score, truth = scoring.slice_protocol(anomaly, case.lesion, case.brain, places)
+    if not truth.any():
+        todo = "check its brain mask" if protocol == "volume" else "use the volume protocol"
+        raise ValueError(
+            f"Cannot score {id}: it has no lesion in the slices and the brain that the {protocol} protocol scores; "
+            f"{todo}."
+        )
+    return LesionScore((id, score, truth), *case_shapes(anomaly, case, protocol, threshold))
+
+
+def case_shapes(
+    anomaly: np.ndarray, case: Case, protocol: str, threshold: float | None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return distances in mm, lesions found and false ones, for the segmentation and where everything is marked.
+
+    Args:
+        anomaly: the map (x, y, z).
+        case: with the truth.
+        protocol: "slice" or "volume".
+        threshold: calibrated; without one (None) the first holds the size of the lesion only.
+    """
+    at: tuple[Any, ...] = (...,)
+    if protocol == "slice":
+        places = protocol_slices(anomaly.shape, case.affine)
+        at = (..., scoring.worst_slice(case.lesion, case.brain, places))
+    truth, brain = case.lesion[at], case.brain[at]
+    spacing = voxel_size(case.affine)[: truth.ndim]
+    floor = scoring.score_shapes(brain, truth, brain, spacing)
+    if threshold is None:
+        return {"size": floor["size"]}, floor
+    return scoring.score_shapes(anomaly[at] > threshold, truth, brain, spacing), floor
+
+
+def false_alarm(id: str, anomaly: np.ndarray, case: Case, threshold: float | None) -> dict[str, Any]:
+    """Return how much of a healthy brain is called abnormal, in the whole volume whatever the protocol.
+
+    Args:
+        id: of a case without lesion.
+        anomaly: its map (x, y, z).
+        case: with its brain.
+        threshold: calibrated, or None.
+
+    Returns:
+        `id`; `fpr`, the share of the brain; `volume_ml`; and per axial slice `cm2_a_slice` and `false_a_slice`, the
+        pieces counted slice by slice. All amounts are None without a threshold.
+    """
+    if threshold is None:
+        return {"id": id, **dict.fromkeys(ALARMS)}
+    wrong = (anomaly > threshold) & case.brain
+    area = scoring.false_area(wrong, case.brain, voxel_size(case.affine))
+    return {
+        "id": id,
+        "fpr": area["share"],
+        "volume_ml": round(volume_ml(wrong, case.affine), 3),
+        "cm2_a_slice": round(area["cm2"], 4),
+        "false_a_slice": area["false_a_slice"],
+    }
+
+
+def result_ids(out: str | Path, run: Mapping[str, Any], only: str = "*") -> list[str]:
+    """Return the names of the cases to score: those that `detect.json` calls done, without it all that have a map.
+
+    Args:
+        out: folder of results.
+        run: what its `detect.json` holds; empty where there is none.
+        only: pattern of the names that are wanted.
+
+    Raises:
+        ValueError: if there are none.
+    """
+    if not Path(out).is_dir():
+        raise ValueError(f"Cannot read {out}: there is no such folder; check the path.")
+    maps = sorted(
+        p.parent.name for p in Path(out).glob("*/*_anomaly.nii.gz") if p.name == f"{p.parent.name}_anomaly.nii.gz"
+    )
+    ids = [c["id"] for c in run["cases"] if c["status"] != "failed"] if "cases" in run else maps
+    if not ids:
+        raise ValueError(f"Cannot score {out}: it holds no anomaly maps; run detect first.")
+    wanted = [id for id in ids if fnmatchcase(id, only)]
+    if not wanted:
+        raise ValueError(
+            f"Cannot score {out}: the pattern {only!r} fits none of its cases, such as {ids[0]}; "
+            "put a * for any letters."
+        )
+    return wanted
+
+
+def pair_cases(
+    out: str | Path, truth: str | Path | Sequence[str | Path], run: Mapping[str, Any], only: str = "*"
+) -> tuple[list[str], dict[str, str | Path]]:
+    """Return the names of the cases to score, and the paths of the truth by name.
+
+    Args:
+        out: folder of results.
+        truth: case folders, or a folder of them.
+        run: what `detect.json` holds.
+        only: pattern of the names that are wanted, in the results and in the truth.
+
+    Raises:
+        ValueError: if no case is in both, or a folder does not exist.
+    """
+    ids = result_ids(out, run, only)
+    for path in [truth] if isinstance(truth, (str, Path)) else truth:
+        if not Path(path).exists():
+            raise file_error(path, "there is no such folder", "check the path of the truth")
+    truths = {id: path for id, path in find_cases(truth) if fnmatchcase(id, only)}
+    if not set(ids) & set(truths):
+        raise ValueError(
+            f"Cannot score {out}: none of its cases (such as {ids[0]}) is in the truth "
+            f"(such as {next(iter(truths), 'nothing')}); check both folders."
+        )
+    return ids, truths
+
+
+def summarise_scores(
+    lesions: Sequence[LesionScore], healthy: Sequence[dict[str, Any]], threshold: float | None, protocol: str
+) -> dict[str, Any]:
+    """Return the means over cases.
+
+    Args:
+        lesions: of cases with a lesion.
+        healthy: of cases without one, from `false_alarm`.
+        threshold: calibrated, or None.
+        protocol: "slice" or "volume".
+
+    Returns:
+        `scores` of the detector and of `floor`, where everything is marked (None if there is no lesion); `by_size`,
+        Dice by the size of the lesion; `healthy` and, over them, `healthy_summary`.
+    """
+    subjects = [s.pixels for s in lesions]
+    scores = floor = None
+    if subjects:
+        scores = scoring.score_subjects(subjects, threshold, protocol, shapes=[s.shapes for s in lesions])
+        marked = scoring.everything_positive(subjects)
+        origin = "none: everything is marked"
+        floor = scoring.score_subjects(marked, 0.0, protocol, shapes=[s.floor for s in lesions], origin=origin)
+    rows = scores["subjects"] if scores else []
+    return {
+        "scores": scores,
+        "floor": floor,
+        "by_size": scoring.by_size(rows, "dice", [r["size"] for r in rows], scoring.SIZES[protocol]),
+        "healthy": list(healthy),
+        "healthy_summary": {k: scoring.summarise(healthy, k) for k in ALARMS},
+    }
+
+
+def evaluate(
+    out: str | Path,
+    truth: str | Path | Sequence[str | Path],
+    protocol: str = "slice",
+    stop: bool = False,
+    only: str = "*",
+) -> dict[str, Any]:
+    """Return the scores of a folder of results, ready for JSON.
+
+    The files are scored, so the maps of another tool are welcome too, at `OUT/ID/ID_anomaly.nii.gz`. A case that cannot
+    be scored is named with the reason, and the others are scored.
+
+    Args:
+        out: folder of results, as `detect_many` leaves it.
+        truth: case folders, or a folder of them, with segmentations.
+        protocol: "slice", the axial slice with most lesion among 70 to 89 of the BraTS grid (on another grid among
+            all), or "volume". False alarms of healthy cases are counted in the whole volume either way.
+        stop: raise the first error instead of noting it.
+        only: pattern of the names of the cases that count, such as `*glioma*`.
+
+    Returns:
+        What made the maps (`mmccd`, `detector`, `input`, `post`, `calibration`), `protocol`, `only`, what
+        `summarise_scores` gives, `errors` (`id` and `error` each) and `without_map`: cases of the truth in no mean.
+
+    Raises:
+        ValueError: if the protocol is unknown, or there is nothing to score.
+    """
+    if protocol not in ("slice", "volume"):
+        raise ValueError(f"unknown protocol {protocol!r}: choose slice or volume")
+    run = read_json(Path(out) / "detect.json")
+    ids, truths = pair_cases(out, truth, run, only)
+    threshold = (run.get("calibration") or {}).get("threshold")
+    lesions: list[LesionScore] = []
+    healthy: list[dict[str, Any]] = []
+    errors: list[dict[str, str]] = []
+    for id in ids:
+        try:
+            anomaly, case = read_result(id, out, truths.get(id), run.get("input"))
+            if case.lesion.any():
+                lesions.append(score_lesion(id, anomaly, case, protocol, threshold))
+            else:
+                healthy.append(false_alarm(id, anomaly, case, threshold))
+        except (ValueError, OSError) as error:
+            if stop:
+                raise
+            errors.append({"id": id, "error": format_error(error)})
+    return {
+        "mmccd": run.get("mmccd"),
+        "detector": run.get("detector"),
+        "input": run.get("input"),
+        "post": asdict(stored_postprocessing(run)),
+        "calibration": run.get("calibration"),
+        "protocol": protocol,
+        "only": only,
+        **summarise_scores(lesions, healthy, threshold, protocol),
+        "errors": errors,
+        "without_map": sorted(set(truths) - set(ids)),
+    }
