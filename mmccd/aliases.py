@@ -33,22 +33,17 @@ MOVED: dict[str, dict[str, str]] = {
     },
     "cli": {
         "cases.phantoms": "make_subjects",
-        "cli.app": "app arguments main root show_version stopped",
-        "cli.benchmark": "asked_plan benchmark benchmark_line run_benchmark",
-        "cli.demo": "DEMO demo demo_figure demo_row demo_run demo_table demo_text way=detector_title",
-        "cli.detect": "detect own_modality=infer_modality pick_detector run_detect tell=print_cases",
-        "cli.evaluate": "evaluate",
+        "cli.app": "app arguments main show_version",
+        "cli.detect": "own_modality=infer_modality pick_detector tell=print_cases",
         "cli.explore": "asked_view explore explored explorer_weights run_explorer tell_view=print_view",
-        "cli.options": "Device Input Json Seed Setting check_json count listed=parse_list put_json slice_range",
-        "cli.phantom": "phantom",
-        "cli.prepare": "make_store prepare tell_store=print_store",
-        "cli.train": "back_from run_training train",
+        "cli.options": "Device Input Json Seed check_json listed=parse_list put_json slice_range",
+        "cli.prepare": "tell_store=print_store",
         "explorer.saving": "SAVED save_view",
         "explorer.server": (
             "APPS PAGES UPLOAD answers check_app explorer_notebook running serve server_folder server_line"
         ),
-        "registry": "OVER=DEFAULT_TARGETS full_name=packaged_name",
-        "runtime": "Stopped=Interrupted like_ctrl_c=sigterm_as_interrupt pick_device say",
+        "registry": "full_name=packaged_name",
+        "runtime": "like_ctrl_c=sigterm_as_interrupt pick_device say",
     },
     "data": {
         "cases.brain": "box_of brain_mask fill_slices least_signal",

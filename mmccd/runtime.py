@@ -1,4 +1,4 @@
-""""""
+"""Devices, threads, signals, seeds and messages: what every room needs, and what knows nothing of the rest."""
 
 import hashlib
 import signal
@@ -6,43 +6,42 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 
-def say(
-    text: str,  # one line
-):
-    "Tell the user something on standard error, so that standard output stays clean."
+def say(text: str) -> None:
+    """Print one line for the user on standard error, so that standard output stays clean."""
     print(f"mmccd: {text}", file=sys.stderr)
 
 
-class Interrupted(Exception):
-    "Ctrl-C, where the command itself says what is kept."
+def pick_device(name: str) -> str:
+    """Return the device that `name` stands for, one of cpu, cuda and mps.
 
+    Args:
+        name: auto, which takes the fastest there is; cpu, cuda or mps.
 
-def pick_device(
-    name: str,  # auto, cpu, cuda or mps
-) -> str:  # cpu, cuda or mps
-    "A device that is really there; `auto` takes the fastest."
+    Raises:
+        ValueError: if there is no such device, or not on this computer.
+    """
     import torch
 
-    there = [
-        d
-        for d, yes in [("cuda", torch.cuda.is_available()), ("mps", torch.backends.mps.is_available()), ("cpu", True)]
-        if yes
-    ]
-    if name not in ("auto", "cpu", "cuda", "mps"):
+    known = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}  # fastest first
+    available = [device for device, yes in known.items() if yes]
+    if name not in ("auto", *known):
         raise ValueError(f"unknown device {name!r}: choose auto, cpu, cuda or mps")
-    if name not in (*there, "auto"):
-        raise ValueError(f"the device {name!r} is not available here: choose {' or '.join(['auto', *there])}")
-    return there[0] if name == "auto" else name
+    if name not in ("auto", *available):
+        raise ValueError(f"the device {name!r} is not available here: choose {' or '.join(['auto', *available])}")
+    return available[0] if name == "auto" else name
 
 
 @contextmanager
-def sigterm_as_interrupt():
-    "Other ways to be asked to stop."
+def sigterm_as_interrupt() -> Iterator[None]:
+    """Let a plain `kill` and the end of the terminal (SIGTERM, SIGHUP) raise KeyboardInterrupt inside, as Ctrl-C does.
 
-    def stop(*_):
+    A signal that the process ignores, as under `nohup`, stays ignored.
+    """
+
+    def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
     signals = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
@@ -54,40 +53,34 @@ def sigterm_as_interrupt():
             signal.signal(s, handler)
 
 
-def derive_seed(
-    *words,  # numbers and names: what the randomness is for
-) -> int:  # in [0, 2^63)
-    "A seed that depends on all the words, and on nothing else."
+def derive_seed(*words: object) -> int:
+    """Return a seed in [0, 2^63) that depends on all the words, and on nothing else.
+
+    Args:
+        *words: what the randomness is for: numbers, names, or tuples of them.
+    """
     return int.from_bytes(hashlib.sha256(repr(words).encode()).digest()[:8], "big") >> 1
 
 
-def kept_random_state():  # a context
-    "Whatever is drawn inside, PyTorch's own random state is afterwards what it was before."
+def kept_random_state() -> AbstractContextManager[None]:
+    """Return a context after which PyTorch's own random state is what it was before, whatever is drawn inside."""
     import torch
 
     return torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_available() else [])
 
 
-def counted(
-    n: int,  # how many
-    what: str,  # one of them
-) -> str:
-    "A number and its noun."
+def counted(n: int, what: str) -> str:
+    """Return a number and its noun: `1 case`, `2 cases`."""
     return f"{n} {what}{'s' * (n != 1)}"
 
 
-def evenly_spaced(
-    n: int,  # how many there are
-    most: int,  # how many are wanted
-) -> list[int]:  # at most `most` of 0 .. n-1, evenly spread
-    "The same few of many, every time."
+def evenly_spaced(n: int, most: int) -> list[int]:
+    """Return at most `most` of the indices 0 to n - 1, evenly spread and the same every time."""
     return list(range(n)) if n <= most else [i * n // most for i in range(most)]
 
 
-def duration(
-    seconds: float,  # >= 0
-) -> str:
-    "A time that can be said aloud."
+def duration(seconds: float) -> str:
+    """Return a time in the unit that suits it: `40 s`, `12.3 min`, `5.0 h`."""
     for unit, size in (("h", 3600), ("min", 60)):
         if seconds >= 1.5 * size:
             return f"{seconds / size:.1f} {unit}"
