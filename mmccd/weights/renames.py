@@ -1,4 +1,6 @@
-"""Names of fields, values and tensors in detectors that were stored by earlier versions, and what they are called now."""
+"""What fields, values and tensors of detectors that earlier versions stored are called now."""
+
+from typing import Any
 
 from torch import Tensor
 
@@ -11,7 +13,7 @@ OLD_CONFIG_NAMES = {
     "looks": "n_steps",
 }
 
-OLD_CONFIG_VALUES = {
+OLD_CONFIG_VALUES: dict[str, dict[str | bool, str]] = {
     "normalise_by": {False: "", True: "healthy_mean"},
     "masks": {"tiles": "disjoint"},
 }  # by the field's new name
@@ -27,8 +29,8 @@ OLD_TENSOR_NAMES = {
 MOVED_CLASSES = {"DDPM": "mmccd.partial_diffusion"}  # classes that left the module an old config.json names
 
 
-def current_config(config: dict) -> dict:
-    """Return a stored config, or the nested part of one, with today's names and values; one that has them already stays equal."""
+def current_config(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a stored config with today's names and values, nested parts included; one that has them stays equal."""
     out = {}
     for name, value in config.items():
         name = OLD_CONFIG_NAMES.get(name, name)
