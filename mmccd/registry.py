@@ -1,4 +1,4 @@
-"""The one table of methods: names, classes, packaged weights, rows of the paper's tables, colours. Importing it loads no PyTorch."""
+"""The one table of methods: names, classes, packaged weights, rows, colours. Importing it loads no PyTorch."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ class Method:
         summary: What it does, in a few words, for help texts.
         config: Fields of the detector's config that make it this method.
         trainable: Does it learn? If not, it is ready once it is built and calibrated.
+        blind: Does it give the same map whatever the slice shows? Then it has one row, not one for each input.
         paired: Does it translate to another modality? If not, it takes one modality alone.
         masked: Does it predict hidden parts of the slice (what the explorer shows)?
         decoder_from: The method whose decoder (from target to input) it can take over and freeze; `""`: none.
@@ -43,6 +44,7 @@ class Method:
     summary: str = ""
     config: Mapping[str, Any] = field(default_factory=dict, hash=False)
     trainable: bool = True
+    blind: bool = False
     paired: bool = False
     masked: bool = False
     decoder_from: str = ""
@@ -70,6 +72,7 @@ METHODS: dict[str, Method] = {
             "0.7",
             "the floor: every pixel of the brain is positive",
             trainable=False,
+            blind=True,
             in_tables=True,
         ),
         Method(
@@ -207,7 +210,7 @@ def packaged_methods() -> tuple[str, ...]:
 
 
 def registered_name(cls: type) -> str | None:
-    """The stable name of a detector's class, such as `"cycle"` for `CyclicUNet`; None if it is not one of the package's.
+    """The stable name of a detector's class, such as `"cycle"` for `CyclicUNet`; None where it is not in the table.
 
     Unlike the path of the module it survives moves, so it is what stored weights and fingerprints hold. Classes that
     several methods share go by the first of them: `"ae"`, `"ddpm"`.
@@ -268,18 +271,19 @@ def new_detector(method: str, seed: int = 0, **config: Any) -> Detector:
     """A detector that has learned nothing yet; the global random state is left as it was.
 
     Args:
-        method: Name of a trainable method.
+        method: Name of a method.
         seed: Of its first weights.
         **config: Fields of its config; those that it does not know are left out.
 
     Raises:
-        ValueError: The method is unknown or has nothing to learn, or its config refuses a value.
+        ValueError: The method is unknown, or its config refuses a value.
     """
-    found = find_method(method)
+    if method not in METHODS:
+        find_method(method)  # refuses
     import torch
 
-    cls = found.load_class()
+    cls = METHODS[method].load_class()
     known = {f.name for f in fields(cls.Config)}
     with torch.random.fork_rng([]):
         torch.manual_seed(derive_seed(seed, "weights"))
-        return cls(**{k: v for k, v in ({**found.config} | config).items() if k in known})
+        return cls(**{k: v for k, v in ({**METHODS[method].config} | config).items() if k in known})

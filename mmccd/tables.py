@@ -1,43 +1,54 @@
-""""""
+"""Tables for pages and papers: the only place that writes Markdown tables."""
 
 import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+Cell = str | tuple[str, str]
+"""Text, or our value and the published one."""
+TableWriter = Callable[[Sequence[str], Sequence[Sequence[Cell]], str], str]
+"""`markdown_table` or `latex_table`: column names, rows and caption in, text out."""
 
 
-def markdown(
-    caption: str,  # above the table
-    head: list,  # names of the columns
-    rows: list,  # of cells: text, or (ours, published)
-) -> str:
-    "A table for a page; what is published is grey and in brackets."
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[Cell]], caption: str = "") -> str:
+    """A Markdown table under its caption, without a newline at the end; published values are grey and in brackets.
 
-    def grey(c):
-        return c if isinstance(c, str) else f'{c[0]} <span style="color:gray">({c[1]})</span>'.strip()
+    Args:
+        head: Names of the columns.
+        rows: Cells, each text or (ours, published).
+        caption: One paragraph above the table; `""` leaves it out.
+    """
+
+    def grey(cell: Cell) -> str:
+        return cell if isinstance(cell, str) else f'{cell[0]} <span style="color:gray">({cell[1]})</span>'.strip()
 
     lines = [head, ["---"] * len(head), *([grey(c) for c in row] for row in rows)]
-    return caption + "\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return f"{caption}\n\n" * bool(caption) + "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def latex(
-    caption: str,  # above the table
-    head: list,  # names of the columns
-    rows: list,  # of cells: text, or (ours, published)
-) -> str:
-    "The same for a paper; needs the packages booktabs and xcolor."
+def latex_table(head: Sequence[str], rows: Sequence[Sequence[Cell]], caption: str = "") -> str:
+    """The same as a LaTeX table, without a newline at the end; it needs the packages booktabs and xcolor."""
 
-    def plain(t):
-        return re.sub(r"([%&_#$])", r"\\\1", t)
+    def plain(text: str) -> str:
+        return re.sub(r"([%&_#$])", r"\\\1", text)
 
-    def grey(c):
-        return plain(c) if isinstance(c, str) else f"{plain(c[0])} \\textcolor{{gray}}{{({plain(c[1])})}}".strip()
+    def grey(cell: Cell) -> str:
+        if isinstance(cell, str):
+            return plain(cell)
+        return f"{plain(cell[0])} \\textcolor{{gray}}{{({plain(cell[1])})}}".strip()
 
-    lines = [" & ".join(map(plain, head)) + r" \\", r"\midrule", *(" & ".join(map(grey, row)) + r" \\" for row in rows)]
+    def line(cells: Sequence[Cell]) -> str:
+        return " & ".join(map(grey, cells)) + r" \\"
+
     return "\n".join(
         [
             r"\begin{table}",
-            rf"\caption{{{plain(caption)}}}",
+            *([rf"\caption{{{plain(caption)}}}"] if caption else []),
             rf"\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}",
             r"\toprule",
-            *lines,
+            line(head),
+            r"\midrule",
+            *map(line, rows),
             r"\bottomrule",
             r"\end{tabular}",
             r"\end{table}",
@@ -45,16 +56,31 @@ def latex(
     )
 
 
-def align_table(
-    table: str,  # Markdown, with a table somewhere in it
-) -> str:  # the same with columns of equal width
-    "Make a Markdown table readable as it is."
-    lines = table.split("\n")
+@dataclass(frozen=True)
+class Table:
+    """A table before it is written: names of the columns, rows of cells, a caption above."""
+
+    head: list[str]
+    rows: list[list[Cell]]
+    caption: str = ""
+
+    def write(self, writer: TableWriter = markdown_table) -> str:
+        """The table as text, by `markdown_table` or `latex_table`."""
+        return writer(self.head, self.rows, self.caption)
+
+
+def align_table(text: str) -> str:
+    """Markdown in which all columns of its table are padded to one width, so that it is readable as it is.
+
+    Args:
+        text: Markdown with one table somewhere in it; other lines stay as they are.
+    """
+    lines = text.split("\n")
     cells = {i: [c.strip() for c in line.strip("|").split("|")] for i, line in enumerate(lines) if line.startswith("|")}
     widths = [max(len(c) for c in column) for column in zip(*cells.values())]
 
-    def pad(c, w):
-        return "-" * w if set(c) == {"-"} and len(c) > 1 else c.ljust(w)
+    def pad(cell: str, width: int) -> str:
+        return "-" * width if set(cell) == {"-"} and len(cell) > 1 else cell.ljust(width)
 
     return "\n".join(
         "| " + " | ".join(map(pad, cells[i], widths)) + " |" if i in cells else line for i, line in enumerate(lines)

@@ -1,12 +1,15 @@
-""""""
+"""The slices of a benchmark: those that train and validate, those that set thresholds, and those that are scored."""
 
 import hashlib
-from collections import namedtuple
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+import torch
+
+from mmccd.benchmark.plan import Plan
 from mmccd.cases.prepare import prepare
-from mmccd.cases.store import SliceStore
+from mmccd.cases.store import SliceDataset, SliceStore
 from mmccd.cases.subjects import split_from_lists
 from mmccd.phantom import KINDS
 from mmccd.runtime import counted, evenly_spaced
@@ -14,36 +17,43 @@ from mmccd.scoring import worst_slice
 from mmccd.slices import to_volume
 from mmccd.training.data import store_data
 
+Batch = dict[str, torch.Tensor]
+"""Slices by modality, with "brain" and (where it is known) "lesion"; each (b 1 h w)."""
 
-def places(
-    plan,  # a `Plan`
-) -> dict:  # paths of the stores: learn, calibrate, test
-    "Where the slices lie."
+
+def store_paths(plan: Plan) -> dict[str, Path]:
+    """Paths of the stores for `learn`, `calibrate` and `test`; with scans some of them are the same."""
     if plan.scans:
-        return {"learn": Path(plan.scans.store)} | dict.fromkeys(
-            ("calibrate", "test"), Path(plan.scans.test_store or plan.scans.store)
-        )
+        test = Path(plan.scans.test_store or plan.scans.store)
+        return {"learn": Path(plan.scans.store), "calibrate": test, "test": test}
     return {k: Path(plan.out) / "stores" / f"{k}.zarr" for k in ("learn", "calibrate", "test")}
 
 
-def make_stores(
-    plan,  # a `Plan`
-    jobs: int = 1,  # processes
-    progress=True,  # a bar, if on a terminal
-):
-    "Make the phantoms, or go on with them; scans are there already."
-    r, where = plan.recipe, places(plan)
+def make_stores(plan: Plan, jobs: int = 1, progress: bool = True) -> None:
+    """Make the phantoms, or go on where that was stopped; scans are in their stores already.
+
+    Args:
+        plan: The benchmark.
+        jobs: Processes.
+        progress: Show a bar, if on a terminal.
+
+    Raises:
+        ValueError: A phantom could not be made.
+    """
+    if plan.scans:
+        return
+    r, paths = plan.recipe, store_paths(plan)
     wanted = {
-        "learn": (r.learn, r.size, r.height),
-        "calibrate": (r.calibrate, r.scored, r.height),
-        "test": (r.test, r.scored, r.places),
+        "learn": (r.learn, r.size, r.train_places),
+        "calibrate": (r.calibrate, r.scored, r.train_places),
+        "test": (r.test, r.scored, r.test_places),
     }
+    if not plan.trained:
+        del wanted["learn"]
     for name, (phantoms, size, slices) in wanted.items():
-        if plan.scans or (name == "learn" and not plan.trained):
-            continue
         failed = prepare(
             phantoms,
-            where[name],
+            paths[name],
             size=size,
             slices=slices,
             modalities=list(plan.modalities),
@@ -55,114 +65,138 @@ def make_stores(
 
 
 @lru_cache(1)
-def load_training_data(
-    plan,  # a `Plan`
-) -> tuple:  # (data to learn from, data to validate on)
-    "Healthy slices, those to validate on of other subjects."
+def load_training_data(plan: Plan) -> tuple[SliceDataset, SliceDataset]:
+    """Healthy slices to train on, and those of other subjects to validate on."""
     s, (input, target) = plan.scans, plan.pairs[0]
-    lists = dict(train_list=s.train_list, val_list=s.val_list) if s else dict(val=plan.recipe.val)
-    return store_data(places(plan)["learn"], input, target, seed=plan.seed, modalities=plan.modalities, **lists)
+    lists = {"train_list": s.train_list, "val_list": s.val_list} if s else {"val": plan.recipe.val}
+    return store_data(store_paths(plan)["learn"], input, target, seed=plan.seed, modalities=plan.modalities, **lists)
 
 
-def subject_split(
-    plan,  # a `Plan`
-) -> dict:  # ids by what they are for: calibrate and test; for scans train too
-    "Which subjects are for what? Refuses a name in two lists."
-    if not plan.scans:
-        return {k: SliceStore(places(plan)[k]).ids for k in ("calibrate", "test")}
-    s = plan.scans
-    parts = split_from_lists(
-        {id for k in ("learn", "test") for id in SliceStore(places(plan)[k]).ids},
-        train=s.train_list,
-        val=s.val_list,
-        test=s.test_list,
-    )
+def subject_split(plan: Plan) -> dict[str, list[str]]:
+    """Ids of the subjects that set thresholds (`calibrate`) and that are scored (`test`); for scans `train` too.
+
+    Raises:
+        ValueError: A subject is in two lists, or is in one and not in the stores.
+    """
+    paths, s = store_paths(plan), plan.scans
+    if not s:
+        return {k: SliceStore(paths[k]).ids for k in ("calibrate", "test")}
+    ids = {id for k in ("learn", "test") for id in SliceStore(paths[k]).ids}
+    parts = split_from_lists(ids, train=s.train_list, val=s.val_list, test=s.test_list)
     return {"train": parts["train"], "calibrate": parts["val"], "test": parts["test"]}
 
 
-def kind_of(
-    plan,  # a `Plan`
-    id,  # of a subject
-) -> str:
-    "What kind of subject? Phantoms say it in their names."
+def subject_kind(plan: Plan, id: str) -> str:
+    """The kind of a subject: `"patient"` for scans, else that of the phantom, which is part of its id."""
     return "patient" if plan.scans else id.split("-")[1]
 
 
-def calibration_slices(
-    plan,  # a `Plan`
-) -> tuple:  # (batch, what they are in words)
-    "Healthy slices that set the thresholds: at the places that are tested, or at any where none of these is healthy."
+def calibration_slices(plan: Plan) -> tuple[Batch, str]:
+    """Healthy slices that set the thresholds, and what they are in words.
+
+    They come from the places that are scored, or from all places where none of these is healthy.
+    """
     r = plan.recipe
-    data = SliceStore(places(plan)["calibrate"]).dataset(
+    data = SliceStore(store_paths(plan)["calibrate"]).dataset(
         subject_split(plan)["calibrate"], plan.modalities, tumour_free=True, in_memory=False
     )
-    at = [k for k, row in enumerate(data.rows) if row.place in r.places]
+    first, last = r.test_places[0], r.test_places[-1]
+    there = [k for k, row in enumerate(data.rows) if row.place in r.test_places]
     where = (
-        f"places {r.places[0]} to {r.places[-1]}"
-        if at
-        else f"all places, as none of places {r.places[0]} to {r.places[-1]} is free of lesion"
+        f"places {first} to {last}" if there else f"all places, as none of places {first} to {last} is free of lesion"
     )
-    some = [(at or range(len(data)))[k] for k in evenly_spaced(len(at or data), r.judged)]
-    return data.batch(some), f"{counted(len(some), 'slice')} ({where}) of {data.describe()}"
+    chosen = [(there or range(len(data)))[k] for k in evenly_spaced(len(there or data), r.calibration_slices)]
+    return data.batch(chosen), f"{counted(len(chosen), 'slice')} ({where}) of {data.describe()}"
 
 
-Subject = namedtuple(
-    "Subject", "id kind place lesion_cm2 spacing batch"
-)  # spacing: mm; batch: its slices, by modality, and brain and lesion
+@dataclass(frozen=True, eq=False)
+class ScoredSubject:
+    """The slices of one subject that are scored.
+
+    Attributes:
+        id: Name of the case.
+        kind: Of phantom, or `"patient"`.
+        place: Axial place of the (first) slice.
+        lesion_cm2: Area of the lesion in it; 0 for who is healthy.
+        spacing: Side of a pixel in mm.
+        batch: One slice of a patient, some of a healthy subject.
+    """
+
+    id: str
+    kind: str
+    place: int
+    lesion_cm2: float
+    spacing: float
+    batch: Batch
 
 
-def subject(
-    plan,  # a `Plan`
-    store,  # a `SliceStore`
-    id,  # of a subject
-) -> Subject:
-    "The slice with most lesion; for somebody without, some slices, and `lesion_cm2` is 0."
+def load_subject(plan: Plan, store: SliceStore, id: str) -> ScoredSubject:
+    """The slice of a subject with most lesion inside the brain; for who shows none, a few slices evenly spaced.
+
+    Raises:
+        ValueError: The subject has no slice at the places that are scored, or no segmentation.
+    """
     r = plan.recipe
     data = store.dataset([id], plan.modalities, tumour_free=False, in_memory=False)
-    at = [k for k, row in enumerate(data.rows) if row.place in r.places]
-    if not at:
+    there = [k for k, row in enumerate(data.rows) if row.place in r.test_places]
+    if not there:
+        first, last = r.test_places[0], r.test_places[-1]
         raise ValueError(
-            f"{id} has no slice at places {r.places[0]} to {r.places[-1]}: prepare it with --slices {r.places[0]}:{r.places[-1]} or wider"
+            f"{id} has no slice at places {first} to {last}: prepare it with --slices {first}:{last} or wider"
         )
     if not data.known:
         raise ValueError(f"{id} has no segmentation, so nothing can be scored: take it out of the list to test on")
-    some = [k for k in at if data.rows[k].lesion_cm2] or at[:1]
-    lesion, brain = (to_volume(v) for b in [data.batch(some)] for v in (b["lesion"], b["brain"]))
+    candidates = [k for k in there if data.rows[k].lesion_cm2] or there[:1]
+    batch = data.batch(candidates)
+    lesion, brain = to_volume(batch["lesion"]), to_volume(batch["brain"])
     ill = bool((lesion & brain).any())
-    chosen = (
-        [some[worst_slice(lesion, brain, range(len(some)))]] if ill else [at[k] for k in evenly_spaced(len(at), r.each)]
-    )
+    if ill:
+        chosen = [candidates[worst_slice(lesion, brain, range(len(candidates)))]]
+    else:
+        chosen = [there[k] for k in evenly_spaced(len(there), r.healthy_slices)]
     row, batch = data.rows[chosen[0]], data.batch(chosen)
     spacing = (row.brain_cm2 * 100 / batch["brain"][0].sum().item()) ** 0.5
-    return Subject(id, kind_of(plan, id), row.place, row.lesion_cm2 if ill else 0.0, spacing, batch)
+    return ScoredSubject(id, subject_kind(plan, id), row.place, row.lesion_cm2 if ill else 0.0, spacing, batch)
 
 
-EvaluationSet = namedtuple(
-    "Judged", "calibration basis subjects healthy left_out check"
-)  # what all methods are measured on
+@dataclass(frozen=True, eq=False)
+class EvaluationSet:
+    """What all methods are measured on.
+
+    Attributes:
+        calibration: Healthy slices that set the thresholds.
+        basis: What these are, in words.
+        subjects: Subjects with a lesion, sorted by kind and id; these are scored.
+        healthy: Subjects without one; on these false alarms are counted.
+        left_out: Ids of the patients who show no lesion at the places that are scored.
+        check: Hash of all pixels, 16 hexadecimal digits: two results with the same one can be compared.
+    """
+
+    calibration: Batch
+    basis: str
+    subjects: list[ScoredSubject]
+    healthy: list[ScoredSubject]
+    left_out: list[str]
+    check: str
 
 
 @lru_cache(1)
-def load_evaluation_set(
-    plan,  # a `Plan`
-) -> EvaluationSet:
-    "Read once what every method is measured on. Who ought to have a lesion and shows none is left out."
-    store, asked = SliceStore(places(plan)["test"]), subject_split(plan)["test"]
-    found = [subject(plan, store, id) for id in asked]
+def load_evaluation_set(plan: Plan) -> EvaluationSet:
+    """Read everything that the methods are measured on, once.
+
+    Raises:
+        ValueError: No subject shows a lesion, or one of them cannot be scored.
+    """
+    store = SliceStore(store_paths(plan)["test"])
+    found = [load_subject(plan, store, id) for id in subject_split(plan)["test"]]
     subjects = [s for s in found if s.lesion_cm2]
     if not subjects:
         raise ValueError("nobody among the subjects to test shows a lesion there: nothing can be scored; choose others")
-    order = list(dict.fromkeys([*KINDS, "patient"]))
+    order = [*KINDS, "patient"]
     subjects.sort(key=lambda s: (order.index(s.kind), s.id))
-    batch, basis = calibration_slices(plan)
-    seen = [batch, *(s.batch for s in found)]
-    check = hashlib.sha256(b"".join(b[k].numpy().tobytes() for b in seen for k in sorted(b)))
+    calibration, basis = calibration_slices(plan)
+    batches = [calibration, *(s.batch for s in found)]
+    check = hashlib.sha256(b"".join(b[k].numpy().tobytes() for b in batches for k in sorted(b))).hexdigest()[:16]
     healthy = [s for s in found if not s.lesion_cm2 and s.kind in ("healthy", "artefact")]
-    return EvaluationSet(
-        batch,
-        basis,
-        subjects,
-        healthy,
-        [s.id for s in found if not s.lesion_cm2 and s not in healthy],
-        check.hexdigest()[:16],
-    )
+    left_out = [s.id for s in found if not s.lesion_cm2 and s not in healthy]
+    return EvaluationSet(calibration, basis, subjects, healthy, left_out, check)

@@ -1,8 +1,9 @@
-""""""
+"""What is decided before the first number: recipes (presets), scans or phantoms, pairs, methods, seed."""
 
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from mmccd.baselines import BRIDGES
 from mmccd.cases.phantoms import Phantoms
@@ -13,204 +14,261 @@ from mmccd.registry import METHODS
 from mmccd.training.record import difference
 from mmccd.training_loop import PRESETS, TrainConfig
 
-ROWS = tuple(m.name for m in METHODS.values() if m.in_tables)  # all that the tables can show
+ROWS = tuple(m.name for m in METHODS.values() if m.in_tables)
+"""Names of all methods that the tables can show, in the order of their rows."""
 DEFAULT_ROWS = tuple(m for m in ROWS if METHODS[m].by_default)
-
-
-WAYS = (
-    ("flair", "t2"),
-    ("flair", "t1"),
-    ("t2", "flair"),
-    ("t2", "t1"),
-    ("t1", "t2"),
-    ("t1", "flair"),
-)  # as the paper lists them
+SHIPPED = ("no", "also", "only")
+"""What happens to the weights that come with the package: left out, measured too, or nothing else (no training)."""
+PAIRS = (("flair", "t2"), ("flair", "t1"), ("t2", "flair"), ("t2", "t1"), ("t1", "t2"), ("t1", "flair"))
+"""Input and target, in the order of the paper's Table 2."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    "What a preset stands for."
+    """All that a preset stands for.
 
-    size: int  # pixels along a side of what the networks see
-    scored: int  # pixels along a side of what is scored
-    training: TrainConfig  # of every network
-    unet: tuple  # of the methods that go to another modality: a name, and what differs from it
-    learn: Phantoms  # healthy heads to learn from and to validate on
-    val: int  # how many of them validate
-    calibrate: Phantoms  # healthy heads that set the thresholds
-    test: Phantoms  # whom the tables are about
-    height: range = range(30, 126)  # axial places that are learned from
-    places: range = range(70, 90)  # axial places that are tested, and that set thresholds
-    judged: int = 64  # slices that set a threshold, at most
-    each: int = 5  # slices of a healthy head on which false alarms are counted, at most
-    fpr: float = 0.01  # share of healthy brain that may lie above a threshold
+    Attributes:
+        size: Pixels along a side of the slices that the networks take.
+        scored: Pixels along a side of the slices that are scored.
+        training: Settings of every training; the seed is the plan's.
+        unet: U-Net of the methods that go to another modality: name of a preset and the fields that differ from it.
+        learn: Healthy phantoms to learn from and to validate on.
+        val: How many of them validate.
+        calibrate: Healthy phantoms that set the thresholds.
+        test: The phantoms that are scored.
+        train_places: Axial places (on the BraTS grid) that the networks learn from.
+        test_places: Axial places that are scored, and that set the thresholds.
+        calibration_slices: At most so many slices set a threshold.
+        healthy_slices: At most so many slices of a healthy head count false alarms.
+        fpr: Share of healthy brain that may lie above a threshold.
+    """
 
-
-def evidence(
-    seed,  # of the phantoms
-    whole=True,  # whole heads
-    **counts,  # by kind
-) -> Phantoms:
-    "Made-up subjects."
-    return Phantoms(seed=seed, whole=whole, **counts)
-
-
-LEVEL = TrainConfig(steps=12000, checkpoint_every=250, validate_every=250, patience=4, progress=0.01)
-
-
-FOLDED = ("tiny", BRIDGES["tiny"])  # squares of 2 x 2 pixels, as the baselines have it
-
-
-WHOLE = dict(
-    learn=evidence(401, healthy=112),
-    val=12,
-    calibrate=evidence(403, healthy=20),
-    test=evidence(402, healthy=30, glioma=60, ms=30, infarct=30),
-)
+    size: int
+    scored: int
+    training: TrainConfig
+    unet: tuple[str, dict[str, Any]]
+    learn: Phantoms
+    val: int
+    calibrate: Phantoms
+    test: Phantoms
+    train_places: range = range(30, 126)
+    test_places: range = range(70, 90)
+    calibration_slices: int = 64
+    healthy_slices: int = 5
+    fpr: float = 0.01
 
 
+FOLDED = ("tiny", BRIDGES["tiny"])  # 2 x 2 pixels folded into channels, as the baselines have it
+UNTIL_LEVEL = TrainConfig(steps=12000, checkpoint_every=250, validate_every=250, patience=4, progress=0.01)
+HEADS = {
+    "learn": Phantoms(healthy=112, seed=401, whole=True),
+    "val": 12,
+    "calibrate": Phantoms(healthy=20, seed=403, whole=True),
+    "test": Phantoms(healthy=30, glioma=60, ms=30, infarct=30, seed=402, whole=True),
+}
 RECIPES = {
     "smoke": Recipe(
-        32,
-        64,
-        replace(PRESETS["smoke"], steps=40, patience=2, progress=0.02),
-        FOLDED,
-        evidence(501, False, healthy=4),
-        1,
-        evidence(503, False, healthy=2),
-        evidence(502, False, healthy=1, glioma=3, ms=1),
-        range(74, 82),
-        range(74, 82),
-        8,
-        2,
+        size=32,
+        scored=64,
+        training=replace(PRESETS["smoke"], steps=40, patience=2, progress=0.02),
+        unet=FOLDED,
+        learn=Phantoms(healthy=4, seed=501),
+        val=1,
+        calibrate=Phantoms(healthy=2, seed=503),
+        test=Phantoms(healthy=1, glioma=3, ms=1, seed=502),
+        train_places=range(74, 82),
+        test_places=range(74, 82),
+        calibration_slices=8,
+        healthy_slices=2,
     ),
-    "cpu": Recipe(64, 240, LEVEL, FOLDED, **WHOLE),
-    "gpu": Recipe(128, 240, PRESETS["paper"], ("paper", {}), **WHOLE),
+    "cpu": Recipe(size=64, scored=240, training=UNTIL_LEVEL, unet=FOLDED, **HEADS),
+    "gpu": Recipe(size=128, scored=240, training=PRESETS["paper"], unet=("paper", {}), **HEADS),
 }
 
 
-def rule(
-    t,  # a `TrainConfig`
-) -> str:
-    "When is a training done? In words."
+def stopping_rule(training: TrainConfig) -> str:
+    """When a training counts as done, in words."""
+    t = training
     if not t.patience:
         return f"{t.steps:,} steps for every network, whatever the loss"
     return (
-        f"done when {t.patience} validations, {t.validate_every} steps apart, have together lowered the least validation loss by less than {t.progress:.0%}, "
-        f"or after {t.steps:,} steps; level learning rate {t.lr:g}, moving average of the weights"
+        f"done when {t.patience} validations, {t.validate_every} steps apart, have together lowered the least "
+        f"validation loss by less than {t.progress:.0%}, or after {t.steps:,} steps; level learning rate {t.lr:g}, "
+        "moving average of the weights"
     )
 
 
 @dataclass(frozen=True)
 class ScanSource:
-    "Prepared scans instead of phantoms."
+    """Prepared scans, to be used instead of phantoms.
 
-    store: str  # made by `mmccd prepare`: slices to learn from, at the size of the networks
-    train_list: str  # file with the names to learn from, one a line
-    val_list: str  # names to validate on, and to set thresholds with
-    test_list: str  # names to test on
-    test_store: str = ""  # the same scans at the size that is scored; "": `store`
+    Attributes:
+        store: Store made by `prepare`: slices to learn from, at the size of the networks.
+        train_list: Text file with the names of the subjects to learn from, one a line.
+        val_list: The same for those that validate and set the thresholds.
+        test_list: The same for those that are scored.
+        test_store: Store of the same scans at the size that is scored; `""`: `store`.
+    """
+
+    store: str
+    train_list: str
+    val_list: str
+    test_list: str
+    test_store: str = ""
 
 
 @dataclass(frozen=True)
 class Plan:
-    "All that a benchmark is asked for."
+    """All that decides what a benchmark ends in; it checks itself when it is made.
 
-    out: str  # folder of the benchmark
-    preset: str = "cpu"  # a name in `RECIPES`
-    pairs: tuple = WAYS  # (input, target), the first is that of Table 1
-    methods: tuple = DEFAULT_ROWS  # names in `ROWS`
-    shipped: str = "no"  # the weights that come with mmccd: "no", "also", or "only" (nothing is trained)
-    scans: ScanSource = None  # None: phantoms
-    sampler: str = "fast"  # how masked methods look at a slice: "fast", or "paper"
-    seed: int = 0  # of split, first weights, order and noise
-    device: str = "cpu"  # cpu, cuda or mps
+    The rows of the tables come in the order of the registry, and always include the methods that learn nothing.
 
-    def __post_init__(self):
-        def put(name, value):
-            return object.__setattr__(self, name, value)
+    Attributes:
+        out: Folder of the benchmark.
+        preset: Name in `RECIPES`.
+        pairs: Input and target; Table 1 is about the first.
+        methods: Names in `ROWS`.
+        shipped: One of `SHIPPED`.
+        scans: Where the scans are; None: phantoms are made.
+        sampler: How masked methods sample: a name in `mmccd.masked_diffusion.SAMPLERS`.
+        seed: Of split, first weights, order and noise; the phantoms are the recipe's.
+        device: cpu, cuda or mps.
 
-        put("out", str(self.out))
-        put("pairs", tuple(map(tuple, self.pairs)))
-        for what, asked, known in (
+    Raises:
+        ValueError: A name is unknown, or a pair is none or is there twice.
+    """
+
+    out: str
+    preset: str = "cpu"
+    pairs: tuple[tuple[str, str], ...] = PAIRS
+    methods: tuple[str, ...] = DEFAULT_ROWS
+    shipped: str = "no"
+    scans: ScanSource | None = None
+    sampler: str = "fast"
+    seed: int = 0
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        set_field = object.__setattr__  # frozen, from here on
+        set_field(self, "out", str(self.out))
+        set_field(self, "pairs", tuple(tuple(p) for p in self.pairs))
+        for what, names, known in (
             ("preset", (self.preset,), RECIPES),
             ("method", self.methods, ROWS),
-            ("word after --shipped", (self.shipped,), ("no", "also", "only")),
+            ("word after --shipped", (self.shipped,), SHIPPED),
             ("sampler", (self.sampler,), SAMPLERS),
         ):
-            if wrong := [a for a in asked if a not in known]:
-                raise ValueError(f"unknown {what} {wrong[0]!r}: choose {', '.join(known)}")
-        wrong = [p for p in self.pairs if len(p) != 2 or p[0] == p[1] or set(p) - set(MODALITIES)]
-        if wrong or not self.pairs or len(set(self.pairs)) < len(self.pairs):
-            raise ValueError(
-                f"a pair is two modalities, such as flair-t2, and each pair counts once, got {'-'.join(wrong[0]) if wrong else ', '.join('-'.join(p) for p in self.pairs) or 'none'}"
-            )
-        put("methods", tuple(m for m in ROWS if m in self.methods or not METHODS[m].trainable))
+            if unknown := [n for n in names if n not in known]:
+                raise ValueError(f"unknown {what} {unknown[0]!r}: choose {', '.join(known)}")
+        check_pairs(self.pairs)
+        set_field(self, "methods", tuple(m for m in ROWS if m in self.methods or not METHODS[m].trainable))
 
     @property
-    def recipe(self):
+    def recipe(self) -> Recipe:
+        """What the preset stands for."""
         return RECIPES[self.preset]
 
     @property
-    def training(self):
+    def training(self) -> TrainConfig:
+        """Settings of every training, with the plan's seed."""
         return replace(self.recipe.training, seed=self.seed)
 
     @property
-    def modalities(self):
+    def modalities(self) -> tuple[str, ...]:
+        """All modalities of the pairs, sorted."""
         return tuple(sorted({m for p in self.pairs for m in p}))
 
     @property
-    def inputs(self):
+    def inputs(self) -> tuple[str, ...]:
+        """The inputs of the pairs, each once."""
         return tuple(dict.fromkeys(x for x, _ in self.pairs))
 
     @property
-    def trained(self):
+    def trained(self) -> tuple[str, ...]:
+        """Methods to train, in the order of the rows; with those whose decoder another one takes over."""
         if self.shipped == "only":
             return ()
         wanted = {*self.methods, *(METHODS[m].decoder_from for m in self.methods)}
         return tuple(m for m in ROWS if m in wanted and METHODS[m].trainable)
 
+    @property
+    def training_order(self) -> tuple[str, ...]:
+        """The same, those that others wait for first."""
+        decoders = {METHODS[m].decoder_from for m in self.trained}
+        return tuple(sorted(self.trained, key=lambda m: m not in decoders))
 
-def write_or_check_plan(
-    plan,  # a `Plan`
-    out,  # its folder
-):
-    "Write down what is asked for, or refuse a folder that holds something else."
+
+def check_pairs(pairs: tuple[tuple[str, ...], ...]) -> None:
+    """Refuse what is no pair of two modalities, a pair that is there twice, and no pair at all.
+
+    Raises:
+        ValueError: Names the first pair that is wrong.
+    """
+    wrong = [p for p in pairs if len(p) != 2 or p[0] == p[1] or set(p) - set(MODALITIES)]
+    if wrong or not pairs or len(set(pairs)) < len(pairs):
+        got = "-".join(wrong[0]) if wrong else ", ".join("-".join(p) for p in pairs) or "none"
+        raise ValueError(f"a pair is two modalities, such as flair-t2, and each pair counts once, got {got}")
+
+
+RENAMED = {
+    "height": "train_places",
+    "places": "test_places",
+    "judged": "calibration_slices",
+    "each": "healthy_slices",
+}  # fields of `Recipe` in the plan.json of mmccd 0.1
+
+
+def write_or_check_plan(plan: Plan, out: Path) -> None:
+    """Write `plan.json` into a new folder; of a folder that has one, make sure that it is the same plan.
+
+    Folder and device are no part of it: a benchmark may move, and go on elsewhere.
+
+    Raises:
+        ValueError: The folder holds something else, another plan, or one that cannot be read.
+    """
     record = out / "plan.json"
-    asked = json.loads(
-        json.dumps(
-            {k: v for k, v in asdict(plan).items() if k not in ("out", "device")} | {"recipe": asdict(plan.recipe)},
-            default=str,
-        )
-    )
+    decided = {k: v for k, v in asdict(plan).items() if k not in ("out", "device")} | {"recipe": asdict(plan.recipe)}
+    decided = json.loads(json.dumps(decided, default=str))
     if not record.exists():
         if any(p.name[0] != "." for p in out.iterdir()):
             raise ValueError(f"{out} is not empty and holds no benchmark: choose another folder")
         with writing(out):
-            write_atomic(record, (json.dumps(asked, indent=1) + "\n").encode())
+            write_atomic(record, (json.dumps(decided, indent=1) + "\n").encode())
         return
     try:
         old = dict(json.loads(record.read_bytes()))
-    except (ValueError, TypeError, OSError) as e:
+        old["recipe"] = {RENAMED.get(k, k): v for k, v in old["recipe"].items()}
+    except (ValueError, TypeError, KeyError, AttributeError, OSError) as e:
         raise ValueError(f"cannot go on in {out}: its plan.json is damaged; choose another folder") from e
-    if words := difference(old, asked):
+    if words := difference(old, decided):
         raise ValueError(
             f"cannot go on with the benchmark in {out}: {words}; ask for the same, or choose another folder"
         )
 
 
-SPLITS = Path(__file__).parent.parent / "splits"  # lists that come with the package
+SPLITS = Path(__file__).parent.parent / "splits"
+"""Lists of names that come with the package."""
 
 
-def split_lists(
-    name,  # a folder with train.txt, val.txt and test.txt, or the name of lists that come with the package, such as brats2021
-) -> dict:  # train_list, val_list, test_list: paths
-    "Who learns, who validates, who is tested?"
+def split_lists(name: str | Path) -> dict[str, str]:
+    """Paths of the lists that say who trains, validates and is tested.
+
+    Args:
+        name: A folder with `train.txt`, `val.txt` and `test.txt`, or the name of lists that come with the package, such
+            as `brats2021`.
+
+    Returns:
+        `train_list`, `val_list` and `test_list`, as `ScanSource` takes them.
+
+    Raises:
+        ValueError: There is no such folder, or one of its lists is missing.
+    """
     known = sorted(p.name for p in SPLITS.iterdir())
     folder = SPLITS / name if name in known and not (Path(name) / "train.txt").is_file() else Path(name)
     if not folder.is_dir():
         raise ValueError(
-            f"there is no folder {folder} with lists: name one that holds train.txt, val.txt and test.txt, or {' or '.join(known)}"
+            f"there is no folder {folder} with lists: name one that holds train.txt, val.txt and test.txt, "
+            f"or {' or '.join(known)}"
         )
     missing = [p for p in ("train.txt", "val.txt", "test.txt") if not (folder / p).is_file()]
     if missing:

@@ -1,15 +1,18 @@
-""""""
+"""The result of a benchmark: everything that was found, with what it takes to find it again, ready for JSON."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from mmccd import __version__
-from mmccd.benchmark.dataset import load_evaluation_set, load_training_data, places
-from mmccd.benchmark.measure import entries, pictured, run_folder
-from mmccd.benchmark.plan import rule
+from mmccd.benchmark.dataset import load_evaluation_set, load_training_data, store_paths
+from mmccd.benchmark.measure import pictured
+from mmccd.benchmark.networks import entries, run_folder
+from mmccd.benchmark.plan import Plan, stopping_rule
 from mmccd.cases.store import SliceStore
 from mmccd.detector import fingerprint, load_detector
 from mmccd.files import round_floats
@@ -19,45 +22,44 @@ from mmccd.training.record import read_record
 from mmccd.training_loop import converged
 
 
-def curve_of(
-    folder,  # of a run
-    all=False,  # every line, not only those where it was validated
-) -> dict:  # columns and rows
-    "Training and validation loss as the log has them."
-    names, *lines = (Path(folder) / "log.csv").read_text().split()
-    rows = [dict(zip(names.split(","), l.split(","))) for l in lines]
+def read_curve(folder: Path, validated: bool = True) -> dict[str, Any]:
+    """Training and validation loss of a run, as `columns` and `rows`; None where the log has no number.
 
-    def number(v):
-        return float(v) if v else None
+    Args:
+        folder: Of the run.
+        validated: Only the steps after which it was validated.
+    """
+    names, *lines = (folder / "log.csv").read_text().split()
+    rows = [dict(zip(names.split(","), line.split(","))) for line in lines]
+
+    def number(text: str) -> float | None:
+        return float(text) if text else None
 
     return {
         "columns": ["step", "samples", "loss", "val_loss"],
         "rows": [
             [int(r["step"]), int(r["samples"]), number(r["loss"]), number(r["val_loss"])]
             for r in rows
-            if all or r["val_loss"]
+            if r["val_loss"] or not validated
         ],
     }
 
 
-def network(
-    plan,  # a `Plan`
-    method: str,  # trained in this benchmark
-) -> dict:  # ready for JSON
-    "What was trained, on what, for how long."
-    record = read_record(folder := run_folder(plan, method))
-    about, last, d, curve = record["about"], record["result"], load_detector(folder), curve_of(folder)
-    losses = [r[3] for r in curve["rows"]]
+def describe_network(plan: Plan, method: str) -> dict[str, Any]:
+    """What a trained method is, what it was trained on and for how long, and whether it met the stopping rule."""
+    folder = run_folder(plan, method)
+    record, detector, curve = read_record(folder), load_detector(folder), read_curve(folder)
+    last, losses = record["result"], [row[3] for row in curve["rows"]]
     return {
         "name": METHODS[method].title,
-        "parameters": sum(p.numel() for p in d.parameters()),
-        "trained": sum(p.numel() for p in d.parameters() if p.requires_grad),
+        "parameters": sum(p.numel() for p in detector.parameters()),
+        "trained": sum(p.numel() for p in detector.parameters() if p.requires_grad),
         "steps": last["step"],
         "samples": last["samples"],
-        "slices": about["data"]["slices"],
+        "slices": record["about"]["data"]["slices"],
         "converged": converged(losses, plan.training) if plan.training.patience else None,
         "val_loss": last["val_loss"],
-        "fingerprint": fingerprint(d),
+        "fingerprint": fingerprint(detector),
         "curve": curve,
         "seconds": last["seconds"],
         "device": record["device"],
@@ -65,57 +67,61 @@ def network(
     }
 
 
-def paired(
-    scores: dict,  # by key, from `measure`
-    kind: str,  # of subject
-) -> dict:  # "a - b" -> score -> mean, low, high, n
-    "Subject by subject: each trained method less the threshold on its input, and MMCCD less what stands beside it."
+def compare_rows(scores: Mapping[str, Any], kind: str) -> dict[str, dict[str, Any]]:
+    """Differences between rows, subject by subject, with intervals.
 
-    def column(e, c):
-        return [r[e["kinds"][kind]["columns"].index(c)] for r in e["kinds"][kind]["rows"]]
+    Each row is compared with those of the methods that the registry names, of the same input (and target), shipped
+    weights with shipped ones.
 
-    def find(m, like):
-        return next(
-            (
-                k
-                for k, e in scores.items()
-                if e["method"] == m
-                and e["input"] == like["input"]
-                and e["target"] in (None, like["target"])
-                and (not METHODS[m].trainable or e["shipped"] == like["shipped"])
-            ),
-            None,
+    Args:
+        scores: Rows by key, as `measure` gives them.
+        kind: Of subject.
+
+    Returns:
+        `"a - b"` -> score -> mean, low, high and n of a less b.
+    """
+
+    def column(e: Mapping[str, Any], score: str) -> list[float | None]:
+        i = e["kinds"][kind]["columns"].index(score)
+        return [row[i] for row in e["kinds"][kind]["rows"]]
+
+    def fits(other: Mapping[str, Any], e: Mapping[str, Any], method: str) -> bool:
+        alike = other["shipped"] == e["shipped"] or not METHODS[method].trainable
+        return (
+            other["method"] == method
+            and other["input"] == e["input"]
+            and other["target"] in (None, e["target"])
+            and alike
         )
 
-    out = {}
+    found = {}
     for key, e in scores.items():
-        for other in (find(m, e) for m in METHODS[e["method"]].compared_with):
-            if other:
-                out[f"{key} - {other}"] = {
-                    c: paired_bootstrap(column(e, c), column(scores[other], c)) for c in ("ap", "dice", "dice_oracle")
+        for method in METHODS[e["method"]].compared_with:
+            rival = next((k for k, other in scores.items() if fits(other, e, method)), None)
+            if rival:
+                found[f"{key} - {rival}"] = {
+                    s: paired_bootstrap(column(e, s), column(scores[rival], s)) for s in ("ap", "dice", "dice_oracle")
                 }
-    return out
+    return found
 
 
 PROTOCOL = (
-    "Slice protocol: of each subject's slices at places {first} to {last} the one with most lesion inside the brain, all its brain pixels, at {scored} pixels a side; networks see {size}. "
-    "dice and fpr: threshold calibrated to {fpr:.0%} false positives on healthy slices of other subjects. _oracle: threshold fitted to the labels of the subjects of that kind, the same for all of them. "
-    "Intervals: 95 % percentile bootstrap over subjects. healthy: share of each healthy brain above the calibrated threshold. ASSD in mm."
+    "Slice protocol: of each subject's slices at places {first} to {last} the one with most lesion inside the brain, "
+    "all its brain pixels, at {scored} pixels a side; networks see {size}. "
+    "dice and fpr: threshold calibrated to {fpr:.0%} false positives on healthy slices of other subjects. "
+    "_oracle: threshold fitted to the labels of the subjects of that kind, the same for all of them. "
+    "Intervals: 95 % percentile bootstrap over subjects. "
+    "healthy: share of each healthy brain above the calibrated threshold. ASSD in mm."
 )
 
 
-def whole_result(
-    plan,  # a `Plan`
-    found: dict,  # from `work_off`
-    command="",  # that was given
-) -> dict:  # what benchmark.json holds
-    "All that was found, with what it takes to find it again."
-    j, r, t = load_evaluation_set(plan), plan.recipe, plan.training
-    scores = {e.key: found[f"score {e.key}"] for e in entries(plan)}
+def describe_benchmark(plan: Plan, command: str) -> dict[str, Any]:
+    """How the result was made."""
+    r = plan.recipe
     size = load_training_data(plan)[0].recipe["size"] if plan.trained else r.size
-    scored = SliceStore(places(plan)["test"]).recipe["size"]
-    kinds = list(dict.fromkeys(s.kind for s in j.subjects))
-    head = {
+    scored = SliceStore(store_paths(plan)["test"]).recipe["size"]
+    first, last = r.test_places[0], r.test_places[-1]
+    return {
         "command": command,
         "preset": plan.preset,
         "seed": plan.seed,
@@ -126,31 +132,42 @@ def whole_result(
         "torch": torch.__version__,
         "mmccd": __version__,
         "pairs": ["-".join(p) for p in plan.pairs],
-        "rule": rule(t),
-        "training": asdict(t),
-        "protocol": PROTOCOL.format(first=r.places[0], last=r.places[-1], scored=scored, size=size, fpr=r.fpr),
+        "rule": stopping_rule(plan.training),
+        "training": asdict(plan.training),
+        "protocol": PROTOCOL.format(first=first, last=last, scored=scored, size=size, fpr=r.fpr),
     }
-    data = {
-        "learn": load_training_data(plan)[0].describe() if plan.trained else None,
-        "validate": load_training_data(plan)[1].describe() if plan.trained else None,
-        "calibrate": j.basis,
-        "test": SliceStore(places(plan)["test"]).describe(),
-        "check": j.check,
-    }
-    people = {
-        "columns": ["id", "kind", "place", "lesion_cm2"],
-        "rows": [[s.id, s.kind, s.place, s.lesion_cm2] for s in j.subjects],
-        "healthy": [s.id for s in j.healthy],
-        "left_out": j.left_out,
-        "pictured": pictured(j.subjects),
-    }
+
+
+def collect_result(plan: Plan, found: Mapping[str, Any], command: str = "") -> dict[str, Any]:
+    """All that benchmark.json holds, numbers to five digits.
+
+    Args:
+        plan: The benchmark, all of whose tasks are done.
+        found: Their results, from `run_tasks`.
+        command: The command line that made it, for the record.
+    """
+    data = load_evaluation_set(plan)
+    train, val = (d.describe() for d in load_training_data(plan)) if plan.trained else (None, None)
+    scores = {e.key: found[f"score {e.key}"] for e in entries(plan)}
     return round_floats(
-        head
+        describe_benchmark(plan, command)
         | {
-            "data": data,
-            "subjects": people,
-            "networks": {m: network(plan, m) for m in plan.trained},
+            "data": {
+                "learn": train,
+                "validate": val,
+                "calibrate": data.basis,
+                "test": SliceStore(store_paths(plan)["test"]).describe(),
+                "check": data.check,
+            },
+            "subjects": {
+                "columns": ["id", "kind", "place", "lesion_cm2"],
+                "rows": [[s.id, s.kind, s.place, s.lesion_cm2] for s in data.subjects],
+                "healthy": [s.id for s in data.healthy],
+                "left_out": data.left_out,
+                "pictured": pictured(data.subjects),
+            },
+            "networks": {m: describe_network(plan, m) for m in plan.trained},
             "scores": scores,
-            "paired": {k: paired(scores, k) for k in kinds},
+            "paired": {k: compare_rows(scores, k) for k in dict.fromkeys(s.kind for s in data.subjects)},
         }
     )

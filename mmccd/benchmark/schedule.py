@@ -1,120 +1,80 @@
-""""""
+"""The order of work: trainings and measurements, here or in several processes, each once what it needs is done."""
 
-import os
-import signal
 import sys
 import threading
 import time
-from collections import namedtuple
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
+from typing import Any, Self
 
-from mmccd.benchmark.measure import entries, score_entry, train_method
-from mmccd.pools import begin_worker, in_worker
+from mmccd.benchmark.measure import score_entry
+from mmccd.benchmark.networks import Entry, entries, train_method
+from mmccd.benchmark.plan import Plan
+from mmccd.pools import ProcessPool
 from mmccd.registry import METHODS
 from mmccd.runtime import counted, duration
 
-Task = namedtuple(
-    "Task", "name after work"
-)  # after: name of the task that must be done first, or None; work: a picklable call without arguments
+
+@dataclass(frozen=True)
+class Task:
+    """A piece of work.
+
+    Attributes:
+        name: Unique.
+        after: Name of the task that must be done before; None: it can begin at once.
+        work: A picklable call without arguments that returns a dict.
+    """
+
+    name: str
+    after: str | None
+    work: Callable[[], Any]
 
 
-def tasks_of(
-    plan,  # a `Plan`
-) -> list:  # of `Task`, those that others wait for first
-    "Trainings, then the lines of the tables."
-    decoders = {METHODS[m].decoder_from for m in plan.trained}
-    first = sorted(plan.trained, key=lambda m: m not in decoders)
-    train = [
-        Task(f"train {m}", f"train {d}" if (d := METHODS[m].decoder_from) else None, partial(train_method, plan, m))
-        for m in first
-    ]
+def list_tasks(plan: Plan) -> list[Task]:
+    """The trainings, those first that others wait for, then the rows of the tables."""
 
-    def waits(e):
-        return None if e.shipped or e.method not in plan.trained else f"train {e.method}"
+    def training(method: str) -> Task:
+        decoder = METHODS[method].decoder_from
+        return Task(f"train {method}", f"train {decoder}" if decoder else None, partial(train_method, plan, method))
 
-    return train + [Task(f"score {e.key}", waits(e), partial(score_entry, plan, e)) for e in entries(plan)]
+    def row(entry: Entry) -> Task:
+        waits = entry.method in plan.trained and not entry.shipped
+        return Task(f"score {entry.key}", f"train {entry.method}" if waits else None, partial(score_entry, plan, entry))
+
+    return [*map(training, plan.training_order), *map(row, entries(plan))]
 
 
-def in_pool(
-    tasks: list,  # of `Task`
-    jobs: int,  # processes
-    display,  # a `Display`
-):  # yields (name, what it returned) as they are done
-    "Do the tasks in processes, each as soon as what it waits for is done."
-    left, running, done = list(tasks), {}, {None}
-    with ProcessPoolExecutor(jobs, get_context("spawn"), begin_worker) as pool:
-        try:
-            while left or running:
-                for t in [t for t in left if t.after in done][: jobs - len(running)]:
-                    running[pool.submit(in_worker, t.work)] = t.name
-                    display.begin(t.name)
-                    left.remove(t)
-                for f in wait(running, return_when=FIRST_COMPLETED).done:
-                    done.add(name := running.pop(f))
-                    yield name, f.result()
-        except BaseException as error:
-            display.say("stopping: what is being trained writes a checkpoint")
-            for p in list(pool._processes.values()):
-                stop_process(p)
-            pool.shutdown(cancel_futures=True)
-            if isinstance(error, BrokenProcessPool):
-                raise ValueError(
-                    "a worker was killed, perhaps for want of memory; what is done is kept. Run the same command again, with fewer --jobs"
-                ) from error
-            raise
+class ProgressDisplay:
+    """Progress on standard error: one bar on a terminal, elsewhere a line for each task that is done."""
 
-
-def stop_process(
-    process,  # of the pool
-):
-    "Ask it to stop at the next step."
-    with suppress(OSError, ValueError, TypeError):
-        os.kill(process.pid, signal.SIGINT)
-
-
-def in_turn(
-    tasks: list,  # of `Task`, in an order that works
-    display,  # a `Display`
-):  # yields (name, what it returned)
-    "Do the tasks here, one after the other."
-    for t in tasks:
-        display.begin(t.name)
-        yield t.name, t.work()
-
-
-class Display:
-    "One line for all that is going on: a bar on a terminal, elsewhere a line for each thing that is done."
-
-    def __init__(
-        self,
-        total: int,  # tasks
-        out,  # folder of the benchmark
-        show=True,  # False: says nothing
-    ):
+    def __init__(self, total: int, out: str | Path, show: bool = True) -> None:
+        """Open a bar for `total` tasks of the benchmark in the folder `out`; without `show` nothing is written."""
         from tqdm import tqdm
 
-        self.out, self.active, self.show, self.over = Path(out), {}, show, threading.Event()
+        self.out, self.show = Path(out), show
+        self.started: dict[str, float] = {}  # of the tasks that run
+        self.closed = threading.Event()
         self.bar = tqdm(total=total, desc="benchmark", unit="task", dynamic_ncols=True, disable=None if show else True)
 
-    def __enter__(self):
-        threading.Thread(target=self.keep_telling, daemon=True).start()
+    def __enter__(self) -> Self:
+        threading.Thread(target=self.refresh, daemon=True).start()
         return self
 
-    def __exit__(self, *_):
-        self.over.set()
+    def __exit__(self, *_: object) -> None:
+        self.closed.set()
         self.bar.close()
 
-    def keep_telling(self):
-        while not self.over.wait(2):
-            self.bar.set_postfix_str("; ".join(self.doing(n) for n in list(self.active)))
+    def refresh(self) -> None:
+        """Every two seconds, put the tasks that run beside the bar."""
+        while not self.closed.wait(2):
+            self.bar.set_postfix_str("; ".join(self.describe(name) for name in list(self.started)))
 
-    def doing(self, name):
-        "How far is it?"
+    def describe(self, name: str) -> str:
+        """A task that runs; of a training also the step, as far as its log has got."""
         log = self.out / "runs" / name.removeprefix("train ") / "log.csv"
         with suppress(OSError, IndexError, ValueError):
             _names, *lines = log.read_text().split()
@@ -122,37 +82,79 @@ class Display:
                 return f"{name}: step {lines[-1].split(',')[0]}"
         return name
 
-    def say(self, text):
+    def message(self, text: str) -> None:
+        """Write a line above the bar."""
         if self.show:
-            (self.bar.write if not self.bar.disable else print)(text, file=sys.stderr)
+            self.bar.write(text, file=sys.stderr)
 
-    def begin(self, name):
-        self.active[name] = time.perf_counter()
+    def begin(self, name: str) -> None:
+        """A task has begun."""
+        self.started[name] = time.perf_counter()
 
-    def end(self, name, words=""):
-        took = duration(time.perf_counter() - self.active.pop(name))
+    def end(self, name: str, summary: str = "") -> None:
+        """A task is done; `summary` goes before its duration."""
+        took = duration(time.perf_counter() - self.started.pop(name))
         self.bar.update(1)
-        self.say(f"{name}: {words}{took}")
+        self.message(f"{name}: {summary}{took}")
 
 
-def task_summary(
-    found,  # what a task returned
-) -> str:  # ends in ", "; "" where there is nothing to say
-    "What came out, in a few words."
-    if "result" in found:
-        return f"{counted(found['result']['step'], 'step')}, validation loss {found['result']['val_loss']:.4g}, "
-    return "".join(f"AP {k['summary']['ap']['mean']:.2f} ({name}), " for name, k in list(found["kinds"].items())[:1])
+def run_in_turn(tasks: list[Task], display: ProgressDisplay) -> Iterator[tuple[str, Any]]:
+    """Do the tasks in this process, in their order; yields name and result of each."""
+    for t in tasks:
+        display.begin(t.name)
+        yield t.name, t.work()
 
 
-def work_off(
-    plan,  # a `Plan`
-    jobs: int = 1,  # processes
-    progress=True,  # on standard error
-) -> dict:  # what each task returned, by name
-    "Train and measure; what is done already is taken from the folder."
-    tasks, found = tasks_of(plan), {}
-    with Display(len(tasks), plan.out, progress) as display:
-        for name, got in in_turn(tasks, display) if jobs == 1 else in_pool(tasks, jobs, display):
-            found[name] = got
-            display.end(name, task_summary(got))
+def run_in_pool(tasks: list[Task], jobs: int, display: ProgressDisplay) -> Iterator[tuple[str, Any]]:
+    """Do the tasks in several processes; yields name and result of each as it is done.
+
+    Interrupted, it lets every training write a checkpoint before it raises.
+
+    Raises:
+        ValueError: A process was killed.
+    """
+    left = list(tasks)
+    running: dict[Future[Any], str] = {}
+    done: set[str | None] = {None}
+    with ProcessPool(jobs) as pool:
+        try:
+            while left or running:
+                for t in [t for t in left if t.after in done][: jobs - len(running)]:
+                    running[pool.submit(t.work)] = t.name
+                    display.begin(t.name)
+                    left.remove(t)
+                for f in wait(running, return_when=FIRST_COMPLETED).done:
+                    done.add(name := running.pop(f))
+                    yield name, f.result()
+        except BaseException:
+            display.message("stopping: what is being trained writes a checkpoint")
+            pool.interrupt()
+            raise
+
+
+def task_summary(result: dict[str, Any]) -> str:
+    """The main number of a training or a row, followed by `", "`."""
+    if "result" in result:
+        return f"{counted(result['result']['step'], 'step')}, validation loss {result['result']['val_loss']:.4g}, "
+    kind = next(iter(result["kinds"]))
+    return f"AP {result['kinds'][kind]['summary']['ap']['mean']:.2f} ({kind}), "
+
+
+def run_tasks(plan: Plan, jobs: int = 1, progress: bool = True) -> dict[str, Any]:
+    """Train and measure all that the plan asks for; what its folder holds already is not done again.
+
+    Args:
+        plan: The benchmark; its stores must be there.
+        jobs: Processes.
+        progress: Say on standard error what is going on.
+
+    Returns:
+        The result of each task, by its name.
+    """
+    tasks, found = list_tasks(plan), {}
+    with ProgressDisplay(len(tasks), plan.out, progress) as display:
+        done = run_in_turn(tasks, display) if jobs == 1 else run_in_pool(tasks, jobs, display)
+        for name, result in done:
+            found[name] = result
+            display.end(name, task_summary(result))
     return found

@@ -1,167 +1,161 @@
-""""""
+"""The paper's two tables from a result, with the published numbers in grey where they belong."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from mmccd.benchmark.measure import AT_ORACLE, SHOWN
-from mmccd.benchmark.plan import WAYS
+from mmccd.benchmark.measure import SHOWN
 from mmccd.registry import METHODS
 from mmccd.runtime import counted
-from mmccd.tables import markdown
+from mmccd.tables import Cell, Table, TableWriter, markdown_table
 
-SOURCE = "Liang et al. 2023, the authors' poster: BraTS2021, 139 patients, threshold chosen on the labels they are scored with; other data, other protocol"
+Result = Mapping[str, Any]
+"""What benchmark.json holds."""
 
-
-TUMOURS = ("glioma", "patient")  # kinds that the published numbers are about, more or less
-
-
-HEADINGS = ("dice_oracle", "auroc", "jaccard_oracle", "precision_oracle", "recall_oracle", "assd_oracle")
+_published = json.loads(Path(__file__).with_name("published.json").read_text())
 
 
-PUBLISHED = {  # Table 1 in the order of HEADINGS (ASSD in pixels of 128 a side), Table 2 Dice
-    "ae": (0.2249, 0.4621, 0.1513, 0.2190, 0.2636, 3.5936),
-    "vae": (0.2640, 0.4739, 0.1910, 0.2717, 0.2837, 3.513),
-    "dae": (0.4619, 0.9298, 0.3291, 0.4346, 0.5477, 7.5508),
-    "ddpm": (0.5662, 0.9267, 0.4172, 0.5958, 0.5949, 6.5021),
-    "cycle": (0.5810, 0.9409, 0.4470, 0.6545, 0.5823, 6.3487),
-    "mmccd": (0.6092, 0.9409, 0.4682, 0.6505, 0.6336, 6.1171),
-}
+def _by_method(table: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """A table of published.json as method -> column -> value."""
+    return {m: dict(zip(table["columns"], values, strict=True)) for m, values in table["rows"].items()}
 
 
-PUBLISHED_PAIRS = {
-    m: dict(zip(map("-".join, WAYS), v))
-    for m, v in {
-        "dae": (0.4619, 0.4619, 0.2803, 0.2803, 0.2325, 0.2325),
-        "ddpm": (0.5662, 0.5662, 0.4633, 0.4633, 0.2865, 0.2865),
-        "cycle": (0.5810, 0.5732, 0.4819, 0.4036, 0.3262, 0.3906),
-        "mmccd": (0.6092, 0.6090, 0.4873, 0.4993, 0.3337, 0.4239),
-    }.items()
-}
+SOURCE: str = _published["source"]
+"""Where the published numbers come from, and why ours are no rivals of theirs."""
+PUBLISHED = _by_method(_published["table_one"])
+"""Table 1 as published, for `PUBLISHED_PAIR`: score by method and column; ASSD in pixels of 128 a side."""
+PUBLISHED_PAIR: str = _published["table_one"]["pair"]
+PUBLISHED_PAIRS = _by_method(_published["table_two"])
+"""Table 2 as published: Dice (oracle) by method and pair."""
+TUMOURS = ("glioma", "patient")
+"""The kinds of subject that the published numbers are about, more or less."""
 
 
-def cell(
-    s,  # n, mean, low, high
-    digits=2,  # after the point
-    wide=False,  # with the interval
-) -> str:
-    "A number for a table."
-    if not s or s["mean"] is None:
+def cell(summary: Mapping[str, Any] | None, digits: int = 2, interval: bool = False) -> str:
+    """A mean for a table, with its interval if there is one and it is wanted; `-` where there is no mean."""
+    if not summary or summary["mean"] is None:
         return "-"
-    return f"{s['mean']:.{digits}f}" + (
-        f" [{s['low']:.{digits}f}, {s['high']:.{digits}f}]" if wide and s["low"] is not None else ""
-    )
+    mean, low, high = ("" if summary[k] is None else f"{summary[k]:.{digits}f}" for k in ("mean", "low", "high"))
+    return f"{mean} [{low}, {high}]" if interval and low else mean
 
 
-def line_name(
-    e,  # one of a result's scores
-) -> str:
-    "What the line is called."
-    return METHODS[e["method"]].title + ", shipped weights" * e["shipped"]
+def row_title(method: str, shipped: bool) -> str:
+    """The first cell of a row."""
+    return METHODS[method].title + ", shipped weights" * shipped
 
 
-def of_pair(
-    result,  # what benchmark.json holds
-    pair: str,  # such as "flair-t2"
-) -> dict:  # by key
-    "The lines that say something about a pair: its own, and those of its input."
+def pair_title(pair: str) -> str:
+    """A pair such as `flair-t2` in words."""
+    return " to ".join(pair.upper().split("-"))
+
+
+def entries_of(result: Result, pair: str) -> dict[str, Any]:
+    """The measured rows that say something about a pair, by key: its own, and those of its input alone."""
     x, y = pair.split("-")
     return {k: e for k, e in result["scores"].items() if e["input"] in (None, x) and e["target"] in (None, y)}
 
 
-def first_kind(
-    result,  # what benchmark.json holds
-) -> str:
-    "The kind of subject that the tables are about."
+def first_kind(result: Result) -> str:
+    """The kind of subject that the tables are about."""
     return result["subjects"]["rows"][0][1]
 
 
-def caption(
-    result,  # what benchmark.json holds
-    kind,  # of subject
-    wide=True,  # are there intervals?
-) -> str:
-    "Whom a table is about."
-    n = sum(r[1] == kind for r in result["subjects"]["rows"])
-    return f"{counted(n, 'phantom' if kind != 'patient' else 'patient')}{f' ({kind})' * (kind != 'patient')}, slice protocol, mean{' [95 % interval]' * wide}; preset {result['preset']}, seed {result['seed']}, {result['device']}, {result['date']}."
+def caption(result: Result, kind: str, intervals: bool = True) -> str:
+    """Whom a table is about, and how and when it was made."""
+    n = sum(row[1] == kind for row in result["subjects"]["rows"])
+    subjects = counted(n, "patient") if kind == "patient" else f"{counted(n, 'phantom')} ({kind})"
+    made = f"preset {result['preset']}, seed {result['seed']}, {result['device']}, {result['date']}"
+    return f"{subjects}, slice protocol, mean{' [95 % interval]' * intervals}; {made}."
 
 
-def table_one(
-    result,  # what benchmark.json holds
-    kind=None,  # of subject; None: the first
-    pair=None,  # such as "flair-t2"; None: the first
-) -> tuple:  # (caption, head, rows); a cell is text, or (ours, published)
-    "Methods and scores for one pair; published numbers in grey under ours."
+TABLE_ONE = {
+    "ap": "AP",
+    "auroc": "AUROC",
+    "dice": "Dice (calibrated)",
+    "healthy": "healthy above",
+    "dice_oracle": "Dice (oracle)",
+    "jaccard_oracle": "Jaccard (oracle)",
+    "precision_oracle": "precision (oracle)",
+    "recall_oracle": "recall (oracle)",
+    "assd_oracle": "ASSD mm (oracle)",
+}
+"""Columns of Table 1 and their headings."""
+
+
+def measured_cells(entry: Mapping[str, Any], kind: str) -> list[str]:
+    """The cells of a row of Table 1, without its title."""
+    s, healthy = entry["kinds"][kind]["summary"], entry["healthy"]
+    return [
+        (f"{np.mean(healthy):.1%}" if healthy else "-")
+        if k == "healthy"
+        else cell(s[k], 1 if k == "assd_oracle" else 2, interval=k in ("ap", "dice", "dice_oracle"))
+        for k in TABLE_ONE
+    ]
+
+
+def published_cells(method: str) -> list[Cell]:
+    """The row of published numbers that stands under a method in Table 1."""
+    known = PUBLISHED[method]
+    values = [
+        f"{known[k]:.1f} px" if k == "assd_oracle" else f"{known[k]:.2f}" if k in known else "" for k in TABLE_ONE
+    ]
+    return [("", "published"), *(("", v) if v else "" for v in values)]
+
+
+def table_one(result: Result, kind: str | None = None, pair: str | None = None) -> Table:
+    """Methods by scores for one pair; where they belong, published numbers in grey under ours.
+
+    Args:
+        result: What benchmark.json holds.
+        kind: Of subject; None: the first.
+        pair: Such as `flair-t2`; None: the first.
+    """
     kind, pair = kind or first_kind(result), pair or result["pairs"][0]
-    head = [
-        "method",
-        "AP",
-        "AUROC",
-        "Dice (calibrated)",
-        "healthy above",
-        "Dice (oracle)",
-        "Jaccard (oracle)",
-        "precision (oracle)",
-        "recall (oracle)",
-        "ASSD mm (oracle)",
-    ]
-    rows = []
-    for e in of_pair(result, pair).values():
-        s, share = e["kinds"][kind]["summary"], np.mean(e["healthy"]) if e["healthy"] else None
-        own = [
-            cell(s["ap"], 2, True),
-            cell(s["auroc"]),
-            cell(s["dice"], 2, True),
-            "-" if share is None else f"{share:.1%}",
-            cell(s["dice_oracle"], 2, True),
-            *(cell(s[f"{k}_oracle"], 1 if k == "assd" else 2) for k in AT_ORACLE),
-        ]
-        rows.append([line_name(e), *own])
-        if e["method"] in PUBLISHED and pair == "flair-t2" and kind in TUMOURS and not e["shipped"]:
-            said = dict(zip(HEADINGS, PUBLISHED[e["method"]]))
-            theirs = [None, said["auroc"], None, None, *(said[k] for k in HEADINGS if k != "auroc")]
-            rows.append(
-                [
-                    ("", "published"),
-                    *("" if v is None else ("", f"{v:.1f} px" if v > 1 else f"{v:.2f}") for v in theirs),
-                ]
-            )
-    return f"{caption(result, kind)} {' to '.join(pair.upper().split('-'))}.", head, rows
+    rows: list[list[Cell]] = []
+    for e in entries_of(result, pair).values():
+        rows.append([row_title(e["method"], e["shipped"]), *measured_cells(e, kind)])
+        if e["method"] in PUBLISHED and pair == PUBLISHED_PAIR and kind in TUMOURS and not e["shipped"]:
+            rows.append(published_cells(e["method"]))
+    return Table(["method", *TABLE_ONE.values()], rows, f"{caption(result, kind)} {pair_title(pair)}.")
 
 
-def table_two(
-    result,  # what benchmark.json holds
-    score="ap",  # a column
-    kind=None,  # of subject; None: the first
-) -> tuple:  # (caption, head, rows)
-    "Methods and pairs; where the score is Dice (oracle), published numbers in grey beside ours."
-    kind, rows = kind or first_kind(result), []
-    known = PUBLISHED_PAIRS if score == "dice_oracle" and kind in TUMOURS else {}
-    lines = dict.fromkeys((e["method"], e["shipped"]) for e in result["scores"].values())
-    for m, shipped in lines:
-        row = [METHODS[m].title + ", shipped weights" * shipped]
+def table_two(result: Result, score: str = "ap", kind: str | None = None) -> Table:
+    """Methods by pairs for one score; where it is Dice (oracle), published numbers in grey beside ours.
+
+    Args:
+        result: What benchmark.json holds.
+        score: A column of the result.
+        kind: Of subject; None: the first.
+    """
+    kind = kind or first_kind(result)
+    published = PUBLISHED_PAIRS if score == "dice_oracle" and kind in TUMOURS else {}
+    rows: list[list[Cell]] = []
+    for method, shipped in dict.fromkeys((e["method"], e["shipped"]) for e in result["scores"].values()):
+        row: list[Cell] = [row_title(method, shipped)]
         for pair in result["pairs"]:
-            found = [e for e in of_pair(result, pair).values() if (e["method"], e["shipped"]) == (m, shipped)]
-            said = None if shipped else known.get(m, {}).get(pair)
-            own = cell(found[0]["kinds"][kind]["summary"][score]) if found else "-"
-            row.append(own if said is None else (own, f"{said:.2f}"))
+            found = [e for e in entries_of(result, pair).values() if (e["method"], e["shipped"]) == (method, shipped)]
+            ours = cell(found[0]["kinds"][kind]["summary"][score]) if found else "-"
+            theirs = None if shipped else published.get(method, {}).get(pair)
+            row.append(ours if theirs is None else (ours, f"{theirs:.2f}"))
         rows.append(row)
-    names = dict(SHOWN) | {"dice": "Dice at the calibrated threshold", "dice_oracle": "Dice at the oracle threshold"}
-    return (
-        f"{names[score]}: {caption(result, kind, False)}",
-        ["method", *(" to ".join(p.upper().split("-")) for p in result["pairs"])],
-        rows,
-    )
+    names = SHOWN | {"dice": "Dice at the calibrated threshold", "dice_oracle": "Dice at the oracle threshold"}
+    head = ["method", *map(pair_title, result["pairs"])]
+    return Table(head, rows, f"{names[score]}: {caption(result, kind, intervals=False)}")
 
 
-def all_tables(
-    result,  # what benchmark.json holds
-    form=markdown,  # or `latex`
-) -> str:
-    "Table 1 for the first pair, Table 2 three times, and the first pair's Table 1 of every other kind of subject."
-    kinds = list(result["paired"])
-    grey = f"Grey, in brackets: {SOURCE}."
-    found = [
+def all_tables(result: Result, writer: TableWriter = markdown_table) -> str:
+    """Table 1 for the first pair, Table 2 for three scores, and Table 1 for every other kind of subject, as one text.
+
+    Args:
+        result: What benchmark.json holds.
+        writer: `markdown_table` or `latex_table`.
+    """
+    tables = [
         table_one(result),
-        *(table_two(result, s) for s in ("dice_oracle", "ap", "dice")),
-        *(table_one(result, k) for k in kinds[1:]),
+        *(table_two(result, score) for score in ("dice_oracle", "ap", "dice")),
+        *(table_one(result, kind) for kind in list(result["paired"])[1:]),
     ]
-    return "\n\n".join([*(form(*t) for t in found), grey]) + "\n"
+    return "\n\n".join([*(t.write(writer) for t in tables), f"Grey, in brackets: {SOURCE}."]) + "\n"

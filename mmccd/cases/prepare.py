@@ -3,10 +3,8 @@
 import json
 import os
 import re
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import as_completed
 from contextlib import contextmanager
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +18,7 @@ from mmccd.cases.store import FORMAT, is_url, open_place, read_records, read_sto
 from mmccd.errors import display_name, format_error
 from mmccd.intensity import BACKGROUND, DEFAULT, check_method, normalise
 from mmccd.phantom import MODALITIES, VERSION, make_phantom
-from mmccd.pools import start_worker
+from mmccd.pools import ProcessPool
 from mmccd.runtime import single_thread
 from mmccd.slices import MIN_BRAIN, SLICE_RANGE, areas, choose_slices, resize, resize_labels, slice_places, to_slices
 
@@ -202,16 +200,8 @@ def run_tasks(
         with single_thread():
             yield from (prepare_one(task, place, recipe) for task in tasks)
         return
-    with ProcessPoolExecutor(jobs, get_context("spawn"), start_worker) as pool:
-        futures = [pool.submit(prepare_one, task, place, recipe) for task in tasks]
-        try:
-            yield from (f.result() for f in as_completed(futures))
-        except BrokenProcessPool as error:
-            raise ValueError(
-                'A worker was killed, perhaps for want of memory; finished cases are kept. Run it again with fewer jobs (in a script, put the call under if __name__ == "__main__":).'
-            ) from error
-        finally:
-            pool.shutdown(cancel_futures=True)
+    with ProcessPool(jobs) as pool:
+        yield from (f.result() for f in as_completed([pool.submit(prepare_one, task, place, recipe) for task in tasks]))
 
 
 def check_recipe(

@@ -110,9 +110,9 @@ def make_plan(options: BenchmarkOptions) -> "Plan":
         )
     if options.test_store and not options.store:
         raise ValueError("--test-store goes with --store: leave it out for phantoms")
-    from mmccd.benchmark.plan import DEFAULT_ROWS, WAYS, Plan, ScanSource, split_lists
+    from mmccd.benchmark.plan import DEFAULT_ROWS, PAIRS, Plan, ScanSource, split_lists
 
-    pairs = WAYS if options.pairs == "all" else tuple(tuple(p.split("-")) for p in parse_list(options.pairs))
+    pairs = PAIRS if options.pairs == "all" else tuple(tuple(p.split("-")) for p in parse_list(options.pairs))
     scans = None
     if options.store:
         scans = ScanSource(options.store, test_store=options.test_store, **split_lists(options.lists))
@@ -133,9 +133,10 @@ def print_tables(result: dict[str, Any], where: str) -> None:
     """Print the second of the paper's tables in columns, and where all of them are."""
     from mmccd.benchmark.tables import table_two
 
-    caption, head, rows = table_two(result)
+    table = table_two(result)
+    head, rows = table.head, table.rows
     width = max(len(r[0]) for r in rows)
-    print(caption, "", "  ".join([" " * width, *head[1:]]), sep="\n")
+    print(table.caption, "", "  ".join([" " * width, *head[1:]]), sep="\n")
     for name, *cells in rows:
         print("  ".join([name.ljust(width), *(c.ljust(len(h)) for c, h in zip(cells, head[1:]))]).rstrip())
     print("", f"all tables in {where}", sep="\n")
@@ -149,12 +150,12 @@ def print_tables(result: dict[str, Any], where: str) -> None:
 def benchmark(options: BenchmarkOptions) -> None:
     """Make the paper's tables: train what is missing, measure."""
     plan = make_plan(options)
-    from mmccd.benchmark.run import FILES, check_scans, plan_text, run_benchmark
+    from mmccd.benchmark.run import FILES, check_scans, describe_plan, run_benchmark
 
     if options.plan:
         if plan.scans:
             check_scans(plan)
-        return print(plan_text(plan))
+        return print(describe_plan(plan))
     with interrupted_as("stopped; the same command goes on"), sigterm_as_interrupt():
         result = run_benchmark(plan, options.jobs, True, command_line(options, always=["preset", "out"]))
     put_json(result, options.json)
