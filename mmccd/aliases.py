@@ -1,4 +1,4 @@
-"""Names that moved after version 0.1.0: they still work, with a warning, until 0.3.0. This table is the only list of them."""
+"""Names that moved after version 0.1.0: they work, with a warning, until 0.3.0. This table is the only list of them."""
 
 import importlib
 import warnings
@@ -8,28 +8,36 @@ from collections.abc import Callable
 MOVED: dict[str, dict[str, str]] = {
     "benchmark": {
         "benchmark.dataset": (
-            "Judged=EvaluationSet Subject calibration_slices judging=load_evaluation_set kind_of "
-            "learning=load_training_data make_stores places subject who=subject_split"
+            "Judged=EvaluationSet Subject=ScoredSubject calibration_slices judging=load_evaluation_set "
+            "kind_of=subject_kind learning=load_training_data make_stores places=store_paths subject=load_subject "
+            "who=subject_split"
         ),
-        "benchmark.figures": "colour_of cost_figure maps_figure recall_figure shown=entries_of_pair size_figure",
+        "benchmark.figures": (
+            "colour_of=method_colour cost_figure maps_figure recall_figure shown=drawn_entries size_figure"
+        ),
         "benchmark.measure": (
-            "AT_ORACLE Entry RECALLS SHOWN counting=count_evaluations detector_of entries maps measure pictured "
-            "precision_at run_folder score_entry score_kind train_method untrained"
+            "AT_ORACLE RECALLS SHOWN counting=count_evaluations maps=anomaly_maps pictured precision_at score_entry "
+            "score_kind"
         ),
+        "benchmark.networks": "Entry detector_of=load_entry entries run_folder train_method untrained",
         "benchmark.plan": (
-            "AFTER FOLDED LEVEL NAMES PAIRED Plan RECIPES Recipe SPLITS Scans=ScanSource USUAL WAYS WHOLE "
-            "evidence rule settle=write_or_check_plan split_lists"
+            "FOLDED LEVEL=UNTIL_LEVEL Plan RECIPES Recipe SPLITS Scans=ScanSource USUAL=DEFAULT_ROWS WAYS=PAIRS "
+            "rule=stopping_rule settle=write_or_check_plan split_lists"
         ),
-        "benchmark.result": "PROTOCOL curve_of network paired whole_result",
-        "benchmark.run": "FIGURES FILES check_all check_scans plan_text run_benchmark so_far write_all",
-        "benchmark.schedule": "Display Task in_pool in_turn stop_process tasks_of told=task_summary work_off",
+        "benchmark.result": (
+            "PROTOCOL curve_of=read_curve network=describe_network paired=compare_rows whole_result=collect_result"
+        ),
+        "benchmark.run": (
+            "FILES check_all=check_data check_scans plan_text=describe_plan run_benchmark write_all=write_files"
+        ),
+        "benchmark.schedule": (
+            "Display=ProgressDisplay Task in_pool=run_in_pool in_turn=run_in_turn tasks_of=list_tasks "
+            "told=task_summary work_off=run_tasks"
+        ),
         "benchmark.tables": (
-            "HEADINGS PUBLISHED PUBLISHED_PAIRS SOURCE TUMOURS all_tables caption cell first_kind line_name "
-            "of_pair table_one table_two"
+            "SOURCE TUMOURS all_tables caption cell first_kind of_pair=entries_of table_one table_two"
         ),
         "files": "dump=to_json tidy=round_floats",
-        "pools": "BUSY ENDED begin_worker in_worker",
-        "tables": "latex markdown",
     },
     "cli": {
         "cases.phantoms": "make_subjects",
@@ -137,7 +145,7 @@ MOVED: dict[str, dict[str, str]] = {
     },
     "training": {
         "files": "alone=run_lock write_durably",
-        "registry": "METHODS VARIANTS new_detector",
+        "registry": "new_detector",
         "runtime": "counted duration kept_random_state seed_of=derive_seed spread=evenly_spaced",
         "training.callback": "Keeper=TrainingCallback",
         "training.card": "CARD card",

@@ -72,8 +72,9 @@ class ProcessPool:
     def interrupt(self) -> None:
         """Raise KeyboardInterrupt in all work that runs, and in what a process would begin next."""
         for process in list(self._executor._processes.values()):
-            with suppress(OSError, ValueError, TypeError):  # it has ended already
-                os.kill(process.pid, signal.SIGINT)
+            with suppress(OSError, ValueError):  # it has ended already
+                if process.pid:
+                    os.kill(process.pid, signal.SIGINT)
 
     def __enter__(self) -> Self:
         return self

@@ -229,7 +229,7 @@ def registered_class(name: str) -> type[Detector] | None:
         The class, imported now; None where the table does not know the name.
     """
     found = METHODS.get(name) or next((m for m in METHODS.values() if m.cls.split(":")[1] == name), None)
-    return found and found.load_class()
+    return found.load_class() if found else None
 
 
 def packaged_name(weights: str, input: str) -> str:
@@ -282,7 +282,7 @@ def new_detector(method: str, seed: int = 0, **config: Any) -> Detector:
         find_method(method)  # refuses
     import torch
 
-    cls = METHODS[method].load_class()
+    cls: Any = METHODS[method].load_class()
     known = {f.name for f in fields(cls.Config)}
     with torch.random.fork_rng([]):
         torch.manual_seed(derive_seed(seed, "weights"))

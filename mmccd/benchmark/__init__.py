@@ -3,6 +3,8 @@
 from importlib import import_module
 from typing import Any
 
+from mmccd.aliases import old_names
+
 _PLACES = {
     "Plan": "plan",
     "Recipe": "plan",
@@ -15,11 +17,11 @@ _PLACES = {
     "table_two": "tables",
     "all_tables": "tables",
 }
-__all__ = list(_PLACES)
+__all__ = [*_PLACES]
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for when it is asked for, as PyTorch takes its time."""
-    if name not in _PLACES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_PLACES[name]}"), name)
+    """Import a name when it is first used, as PyTorch takes its time; names of version 0.1 come with a warning."""
+    if name in _PLACES:
+        return getattr(import_module(f"{__name__}.{_PLACES[name]}"), name)
+    return old_names(__name__)(name)

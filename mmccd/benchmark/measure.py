@@ -3,7 +3,7 @@
 import io
 import json
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,7 @@ def anomaly_maps(detector: Detector, batch: Batch, seed: int) -> torch.Tensor:
 
 
 @contextmanager
-def count_evaluations(detector: Detector) -> Iterator[list[int]]:
+def count_evaluations(detector: Detector) -> Generator[list[int]]:
     """Count the slices that the detector's networks take inside this context: the sum of the list."""
     counts: list[int] = []
     nets = [m for m in detector.modules() if isinstance(m, (UNet, Bottleneck))]
@@ -88,6 +88,11 @@ def precision_at(score: np.ndarray, truth: np.ndarray) -> np.ndarray:
     return best[np.searchsorted(-r[:-1], -RECALLS, side="right") - 1]
 
 
+def _picture(slices: torch.Tensor) -> np.ndarray:
+    """The only slice (1 1 h w) as an array (h w)."""
+    return slices[0, 0].numpy()
+
+
 def score_kind(subjects: Sequence[ScoredSubject], anomaly: Sequence[torch.Tensor], threshold: float) -> dict[str, Any]:
     """All scores of one method on the subjects of one kind, slice protocol, at the calibrated and the oracle threshold.
 
@@ -108,7 +113,7 @@ def score_kind(subjects: Sequence[ScoredSubject], anomaly: Sequence[torch.Tensor
 
     def score_at(h: float) -> dict[str, Any]:
         shapes = [
-            score_shapes(*(v[0, 0].numpy() for v in (a > h, s.batch["lesion"], s.batch["brain"])), s.spacing)
+            score_shapes(_picture(a > h), _picture(s.batch["lesion"]), _picture(s.batch["brain"]), s.spacing)
             for s, a in zip(subjects, anomaly)
         ]
         return score_subjects(pixels, h, shapes=shapes)
@@ -143,9 +148,10 @@ def measure(plan: Plan, entry: Entry) -> dict[str, Any]:
     ]
     with count_evaluations(detector) as counts:
         found = [anomaly_maps(detector, s.batch, plan.seed) for s in data.subjects]
-    by_kind = {}
-    for s, a in zip(data.subjects, found):
-        by_kind.setdefault(s.kind, []).append((s, a))
+    kinds = {}
+    for kind in dict.fromkeys(s.kind for s in data.subjects):
+        same = [i for i, s in enumerate(data.subjects) if s.kind == kind]
+        kinds[kind] = score_kind([data.subjects[i] for i in same], [found[i] for i in same], h)
     shown = pictured(data.subjects)
     return {
         "method": entry.method,
@@ -159,7 +165,7 @@ def measure(plan: Plan, entry: Entry) -> dict[str, Any]:
         "fpr_reached": (healthy > h).double().mean().item(),
         "evaluations": sum(counts) / len(found),
         "healthy": shares,
-        "kinds": {k: score_kind(*zip(*v), h) for k, v in by_kind.items()},
+        "kinds": kinds,
         "seconds": time.perf_counter() - start,
         "maps": {s.id: a for s, a in zip(data.subjects, found) if s.id in shown},
     }

@@ -121,9 +121,10 @@ def load_entry(plan: Plan, entry: Entry) -> Detector:
         ValueError: Its normalisation is not that of the slices.
     """
     normalisation = SliceStore(store_paths(plan)["test"]).recipe["normalisation"]
+    d: Any
     if not METHODS[entry.method].trainable:
-        given = {"input": entry.input} if entry.input else {}
-        d = new_detector(entry.method, normalisation=normalisation, **given)
+        config: dict[str, Any] = {"input": entry.input} if entry.input else {}
+        d = new_detector(entry.method, normalisation=normalisation, **config)
     elif entry.shipped:
         d = load_detector(WEIGHTS / entry.key.removesuffix(" shipped"))
     else:

@@ -138,7 +138,7 @@ class Plan:
         ValueError: A name is unknown, or a pair is none or is there twice.
     """
 
-    out: str
+    out: str | Path
     preset: str = "cpu"
     pairs: tuple[tuple[str, str], ...] = PAIRS
     methods: tuple[str, ...] = DEFAULT_ROWS
