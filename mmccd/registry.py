@@ -209,6 +209,16 @@ def packaged_methods() -> tuple[str, ...]:
     return tuple(m.name for m in METHODS.values() if m.packaged)
 
 
+def masked_methods() -> tuple[str, ...]:
+    """Names of the methods that predict hidden parts of a slice, which the explorer shows."""
+    return tuple(m.name for m in METHODS.values() if m.masked)
+
+
+def table_methods(by_default: bool = False) -> tuple[str, ...]:
+    """Names of the methods that the paper's tables can show, or of those that they show by default, in their order."""
+    return tuple(m.name for m in METHODS.values() if m.in_tables and (m.by_default or not by_default))
+
+
 def registered_name(cls: type) -> str | None:
     """The stable name of a detector's class, such as `"cycle"` for `CyclicUNet`; None where it is not in the table.
 

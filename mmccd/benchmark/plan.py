@@ -10,13 +10,13 @@ from mmccd.cases.phantoms import Phantoms
 from mmccd.files import write_atomic, writing
 from mmccd.masked_diffusion import SAMPLERS
 from mmccd.phantom import MODALITIES
-from mmccd.registry import METHODS
+from mmccd.registry import METHODS, table_methods
 from mmccd.training.record import difference
 from mmccd.training_loop import PRESETS, TrainConfig
 
-ROWS = tuple(m.name for m in METHODS.values() if m.in_tables)
+ROWS = table_methods()
 """Names of all methods that the tables can show, in the order of their rows."""
-DEFAULT_ROWS = tuple(m for m in ROWS if METHODS[m].by_default)
+DEFAULT_ROWS = table_methods(by_default=True)
 SHIPPED = ("no", "also", "only")
 """What happens to the weights that come with the package: left out, measured too, or nothing else (no training)."""
 PAIRS = (("flair", "t2"), ("flair", "t1"), ("t2", "flair"), ("t2", "t1"), ("t1", "t2"), ("t1", "flair"))

@@ -8,10 +8,14 @@ import typer
 
 from mmccd.cli.app import command, command_line, interrupted_as
 from mmccd.cli.options import Device, Options, Seed, parse_list, put_json
+from mmccd.registry import METHODS, table_methods
 from mmccd.runtime import pick_device, sigterm_as_interrupt
 
 if TYPE_CHECKING:
     from mmccd.benchmark.plan import Plan
+
+
+CHOICE = [name for name in table_methods() if METHODS[name].trainable]
 
 
 @dataclass(frozen=True)
@@ -70,8 +74,8 @@ class BenchmarkOptions(Options):
         str,
         typer.Option(
             metavar="dae,cycle,...",
-            help="Which of ae, vae, dae, ddpm, cycle, masked, mmccd; threshold and everything positive are always "
-            "there.  [default: all but masked]",
+            help=f"Which of {', '.join(CHOICE)}; threshold and everything positive are always there.  "
+            f"[default: all but {', '.join(set(CHOICE) - set(table_methods(by_default=True)))}]",
             show_default=False,
         ),
     ] = ""

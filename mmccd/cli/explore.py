@@ -12,7 +12,7 @@ from mmccd.cli.app import app
 from mmccd.cli.options import Device, Json, check_json, put_json
 from mmccd.explorer.saving import save_view
 from mmccd.explorer.server import check_app, explorer_notebook, serve
-from mmccd.registry import packaged_name
+from mmccd.registry import masked_methods, packaged_name
 from mmccd.runtime import pick_device
 
 
@@ -46,7 +46,7 @@ def explorer_weights(
     "The short names stand for all ways of a method; a run is found from anywhere."
     if (Path(name) / "config.json").is_file():
         return str(Path(name).absolute())
-    return name if name in ("mmccd", "masked") else packaged_name(name, input or "flair")
+    return name if name in masked_methods() else packaged_name(name, input or "flair")
 
 
 def explored(

@@ -8,7 +8,7 @@ import typer
 
 from mmccd.cli.app import command
 from mmccd.cli.options import Device, Options, parse_list, put_json, setting
-from mmccd.registry import find_method, trainable_methods
+from mmccd.registry import METHODS, Method, find_method, trainable_methods
 from mmccd.runtime import counted
 
 if TYPE_CHECKING:
@@ -27,6 +27,16 @@ SETTINGS = (  # options that are fields of `TrainConfig`
 )
 
 
+def methods(paired: bool) -> list[Method]:
+    """Return the methods that can be trained and go to another modality, or those that do not."""
+    return [m for m in METHODS.values() if m.trainable and m.paired == paired]
+
+
+def summaries(paired: bool) -> str:
+    """Return their names, and what each does, for the help."""
+    return "; ".join(f"{m.name} ({m.summary})" for m in methods(paired))
+
+
 @dataclass(frozen=True)
 class TrainOptions(Options):
     """What to train, on what, for how long."""
@@ -37,10 +47,8 @@ class TrainOptions(Options):
         str,
         typer.Argument(
             metavar="METHOD",
-            help="What to train: cycle (to another modality and back, with U-Nets), mmccd (the same with a part "
-            "hidden, which diffusion fills in), masked (mmccd without diffusion) or toy (cycle with small networks); "
-            "or, with one modality, ae, ae-dense, vae (autoencoders), dae (denoising), ddpm, ddpm-simplex (diffusion "
-            "part of the way).",
+            help=f"What to train. With a --target: {summaries(paired=True)}. With one modality alone: "
+            f"{summaries(paired=False)}.",
         ),
     ]
     store: Annotated[
@@ -52,7 +60,7 @@ class TrainOptions(Options):
         str,
         typer.Option(
             metavar="flair|t1|t1ce|t2",
-            help="Modality to translate it to; for cycle, mmccd, masked and toy.",
+            help=f"Modality to translate it to; for {', '.join(m.name for m in methods(paired=True))}.",
             show_default=False,
         ),
     ] = ""

@@ -14,6 +14,7 @@ from mmccd.explorer.view import SWEEPS, View, cycle_key
 from mmccd.intensity import BACKGROUND
 from mmccd.masked_diffusion import MMCCD, Sampler
 from mmccd.masking import MaskPlan, pool, strip
+from mmccd.registry import masked_methods
 from mmccd.runtime import single_thread
 from mmccd.scoring import dice, precision, recall
 from mmccd.slices import resize, resize_labels, to_slices
@@ -64,7 +65,7 @@ def masked_detector(
     device="cpu",  # where it runs
 ) -> MMCCD:  # calibrated where it comes so
     "The detector for one way there and back."
-    ours = weights in ("mmccd", "masked")
+    ours = weights in masked_methods()
     own = load_detector(f"{weights}-{input or 'flair'}-{target or 't1'}" if ours else weights)
     if not isinstance(own, MMCCD):
         raise ValueError(
