@@ -4,25 +4,24 @@
 
 # %% auto #0
 __all__ = ['SIGNS', 'read_off_brain', 'check_slices', 'Detector', 'ThresholdConfig', 'Threshold', 'EverythingPositiveConfig',
-           'EverythingPositive', 'healthy_threshold', 'calibrate', 'describe', 'fingerprint', 'save_detector',
-           'find_class', 'load_detector']
+           'EverythingPositive', 'healthy_threshold', 'calibrate', 'class_name', 'describe', 'tensors_of',
+           'non_defaults', 'fingerprint', 'save_detector', 'save_variants', 'find_class', 'load_detector']
 
 # %% ../nbs/components/03_detector.ipynb #f020b167
 import hashlib
-import importlib
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .files import write_atomic
 from .intensity import DEFAULT, check_method
-from .weights.hub import damage, find_weights, tensor_file
-from .weights.renames import current_config, current_tensors
+from .registry import METHODS, registered_class, registered_name
+from .weights.hub import find_weights
+from .weights.storage import naming_damage, read_weights, write_weights
 
 # %% ../nbs/components/03_detector.ipynb #f0229094
 def read_off_brain(
@@ -58,11 +57,11 @@ def check_slices(
 class Detector(nn.Module):
     "Slices of one modality in, an anomaly map out. Subclasses give a frozen `Config` and a `score`."
 
-    Config, registry = None, {}
+    Config, registry = None, {}  # all subclasses by "module:Class", for `find_class`
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
-        Detector.registry[cls.__name__] = cls
+        Detector.registry[f"{cls.__module__}:{cls.__qualname__}"] = cls
 
     def __init__(
         self,
@@ -126,8 +125,8 @@ class Detector(nn.Module):
         return save_detector(self, folder)  # folder: made where missing
 
     @classmethod
-    def from_pretrained(cls, name) -> "Detector":
-        return load_detector(name, cls)  # name: a folder, a packaged name, or a hub id
+    def from_pretrained(cls, name, variant=None) -> "Detector":
+        return load_detector(name, cls, variant)  # name: a folder, a packaged name, or a hub id
 
 # %% ../nbs/components/03_detector.ipynb #86c525ae
 SIGNS = {"flair": 1, "t1": -1, "t1ce": 1, "t2": 1}  # on which side of the median lesions lie
@@ -139,7 +138,7 @@ class ThresholdConfig:
 
     input: str = "flair"  # modality: flair, t1, t1ce or t2
     sign: int | None = None  # +1: lesions are bright, -1: dark; None: as usual for the modality
-    normalisation: str = DEFAULT  # the ruler of its slices, as in `intensity.normalise`
+    normalisation: str = DEFAULT  # how its slices are normalised: a method of `intensity.normalise`
 
     def __post_init__(self):
         if self.input not in SIGNS:
@@ -210,7 +209,8 @@ def calibrate(
     "Choose the threshold on healthy slices: no lesion label is needed."
     brain = check_slices(x, brain)
     parts = zip(x.split(batch_size), brain.split(batch_size))
-    values = torch.cat([detector.anomaly_map(s.to(detector.device), b, generator).cpu()[b.cpu()] for s, b in parts])
+    maps = ((detector.anomaly_map(s.float().to(detector.device), b, generator).cpu(), b.cpu()) for s, b in parts)
+    values = torch.cat([a[b] for a, b in maps])  # on the CPU: not every device has float64, which the rates need
     h = healthy_threshold(values, fpr)
     detector.calibration = {
         "threshold": h,
@@ -224,90 +224,116 @@ def calibrate(
     return detector
 
 # %% ../nbs/components/03_detector.ipynb #aee53a25
+def class_name(
+    cls: type,  # a subclass of `Detector`
+) -> str:  # in the table of methods, such as "cycle"; "module:Class" for a class that is not the package's
+    "The name by which files remember a class."
+    return registered_name(cls) or f"{cls.__module__}:{cls.__qualname__}"
+
+
 def describe(
     detector: Detector,  # any detector
-) -> dict:  # detector, module, config, calibration: all that is needed to build it again, without the tensors
+) -> dict:  # detector, config, calibration: with the tensors, all that is needed to build it again
     "What a detector is, ready for JSON."
     return {
-        "detector": type(detector).__name__,
-        "module": type(detector).__module__,
+        "detector": class_name(type(detector)),
         "config": asdict(detector.config),
         "calibration": detector.calibration,
     }
 
 
+def tensors_of(
+    detector: Detector,  # any detector
+) -> dict[str, Tensor]:  # by name, on the CPU, contiguous
+    "What a detector has learned."
+    return {k: v.detach().cpu().contiguous() for k, v in detector.state_dict().items()}
+
+# %% ../nbs/components/03_detector.ipynb #5b1e70c4
+def non_defaults(
+    config,  # a dataclass
+) -> dict:  # field -> value, configs inside it alike
+    "What makes a config special: a field that is new, and has a default, does not change it."
+    found = {}
+    for f in fields(config):
+        value = getattr(config, f.name)
+        if value != (f.default if f.default_factory is MISSING else f.default_factory()):
+            found[f.name] = non_defaults(value) if is_dataclass(value) else value
+    return found
+
+
 def fingerprint(
     detector: Detector,  # any detector
 ) -> str:  # 16 hexadecimal digits
-    "The same for two detectors exactly if class, configuration, calibration and weights are the same."
-    from safetensors.torch import save
-
-    text = json.dumps(describe(detector), sort_keys=True).encode()
-    return hashlib.sha256(text + save(_tensors(detector))).hexdigest()[:16]
-
-
-def _tensors(detector):
-    return {k: v.detach().cpu().contiguous() for k, v in detector.state_dict().items()}
+    "The same for two detectors exactly if they give the same maps by construction: class, configuration and tensors."
+    about = [class_name(type(detector)), non_defaults(detector.config)]
+    found = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    for name, v in sorted(tensors_of(detector).items()):
+        found.update(f"{name} {v.dtype} {tuple(v.shape)} ".encode())
+        found.update(v.flatten().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()[:16]
 
 # %% ../nbs/components/03_detector.ipynb #4a9328de
 def save_detector(
     detector: Detector,  # any detector
     folder: str | Path,  # made where missing; files of another detector in it are replaced
     half: bool = False,  # keep float16: half the bytes, three decimal digits
-    beside: str = "",  # folder beside it for the tensors, where several detectors share them
 ) -> Path:  # the folder
     "Keep a detector as `config.json` and `model.safetensors`."
-    from safetensors.torch import save
+    return write_weights(folder, describe(detector), tensors_of(detector), half)
 
-    import mmccd
 
-    kept = {k: v.half() if half and v.is_floating_point() else v for k, v in _tensors(detector).items()}
-    folder, tensors = Path(folder), save(kept, metadata={"format": "pt"})
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file, and a detector is kept in a folder")
-    config = {**describe(detector), "sha256": hashlib.sha256(tensors).hexdigest(), "mmccd": mmccd.__version__} | (
-        {"tensors": beside} if beside else {}
-    )
-    for place in (folder, tensor_file(folder, config).parent):
-        place.mkdir(parents=True, exist_ok=True)
-    write_atomic(tensor_file(folder, config), tensors)
-    write_atomic(folder / "config.json", (json.dumps(config, indent=1) + "\n").encode())
-    return folder
+def save_variants(
+    detectors: dict[str, Detector],  # by name of the variant; the first is loaded where nobody names one
+    folder: str | Path,  # made where missing
+    half: bool = False,  # keep float16
+) -> Path:  # the folder
+    "Keep several detectors that share their tensors in one folder, each with what is its own."
+    (about, *others), (tensors, *same) = zip(*((describe(d), tensors_of(d)) for d in detectors.values()))
+    for name, a, t in zip(list(detectors)[1:], others, same):
+        alike = t.keys() == tensors.keys() and all(torch.equal(v, tensors[k]) for k, v in t.items())
+        if not alike or a["detector"] != about["detector"]:
+            raise ValueError(f"variant {name} is another detector than {next(iter(detectors))}: keep it in its own folder")
+    shared = {k: v for k, v in about["config"].items() if all(a["config"][k] == v for a in others)}
+    variants = {
+        name: {
+            "config": {k: v for k, v in a["config"].items() if k not in shared},
+            "calibration": a["calibration"],
+        }
+        for name, a in zip(detectors, (about, *others))
+    }
+    about = {"detector": about["detector"], "config": shared, "variants": variants}
+    return write_weights(folder, about, tensors, half)
 
 # %% ../nbs/components/03_detector.ipynb #fac8dedd
 def find_class(
-    name: str,  # class name, as in config.json
-    module: str,  # its module, as in config.json; imported only if it belongs to this package
+    name: str,  # from `class_name`, or the bare name of one of the package's classes in older files
+    cls: type = Detector,  # the class that the caller asks for
 ) -> type:  # the subclass of `Detector`
-    "The class a stored detector belongs to."
-    if name not in Detector.registry and str(module).startswith("mmccd."):
-        with contextlib.suppress(ImportError):
-            importlib.import_module(module)
+    "The class a stored detector belongs to. A file decides on no import: yours must have been defined already."
+    if ":" not in name:
+        if (found := registered_class(name)) is None:
+            raise ValueError(f"unknown detector {name!r}: known are {', '.join(METHODS)}")
+        return found
+    if name.partition(":")[2] == cls.__qualname__:
+        return cls  # of the caller's own; it may have moved to another module since
     if name not in Detector.registry:
-        raise ValueError(f"unknown detector {name!r}: known are {', '.join(sorted(Detector.registry))}")
+        raise ValueError(f"it is of the class {name}, which is not defined here: import the module that defines it")
     return Detector.registry[name]
 
 # %% ../nbs/components/03_detector.ipynb #2bd58445
 def load_detector(
-    name: str | Path,  # a folder, a packaged name, or a hub id such as owner/name
-    cls=Detector,  # what it has to be
+    name: str | Path,  # a folder, a packaged name, or a hub id such as owner/name; after a colon, the variant
+    cls: type = Detector,  # what it has to be
+    variant: str | None = None,  # which of several in that folder; None: the first
 ) -> Detector:  # on the CPU, in evaluation mode
     "Build a stored detector again: numbers and settings only, no stored code is ever run."
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
-    folder = find_weights(name)
-    try:
-        stored = json.loads((folder / "config.json").read_text())
-        tensors = tensor_file(folder, stored).read_bytes()
-        if hashlib.sha256(tensors).hexdigest() != stored["sha256"]:
-            raise ValueError("its two files do not belong together; copy the weights again")
-        found = find_class(stored["detector"], stored["module"])
-        detector = found(found.Config(**current_config(stored["config"])))
-        detector.load_state_dict(current_tensors(load(tensors)))
-        detector.calibration = stored["calibration"]
-    except (KeyError, TypeError, OSError, ValueError, RuntimeError, SafetensorError) as e:
-        raise ValueError(f"cannot load the detector in {folder}: {damage(e)}") from e
+    folder, variant = find_weights(name, variant)
+    with naming_damage(folder):
+        stored = read_weights(folder, variant)
+        found = find_class(stored.detector, cls)
+        detector = found(found.Config(**stored.config))
+        detector.load_state_dict(stored.tensors)
+        detector.calibration = stored.calibration
     if not isinstance(detector, cls):
-        raise ValueError(f"{folder} holds a {stored['detector']}, not a {cls.__name__}")
+        raise ValueError(f"{folder} holds a {found.__name__}, not a {cls.__name__}")
     return detector.eval()

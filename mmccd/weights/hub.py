@@ -1,58 +1,119 @@
-""""""
+"""Where weights lie, by name: a folder, the package, or the Hugging Face hub, the only one that uses the network."""
 
-import json
+import errno
 from pathlib import Path
+from typing import NamedTuple
 
-
-def tensor_file(
-    folder: Path,  # with config.json
-    stored: dict,  # what config.json holds
-) -> Path:
-    "Where the numbers lie: beside config.json, or in a neighbouring folder that several detectors share."
-    return (folder.parent / Path(stored["tensors"]).name if "tensors" in stored else folder) / "model.safetensors"
-
+from mmccd.weights.storage import CONFIG, TENSORS, read_about, variant_names
 
 WEIGHTS = Path(__file__).parent
+DISK_FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+class WeightsPlace(NamedTuple):
+    """A folder with `config.json`, and which of its variants is meant (None: the first, or the only one)."""
+
+    folder: Path
+    variant: str | None
+
+
+def packaged_places() -> dict[str, WeightsPlace]:
+    """Where the detectors that come with the package lie, by short name: the method, a dash, the variant."""
+    methods = sorted(p.parent for p in WEIGHTS.glob(f"*/{CONFIG}"))
+    return {f"{m.name}-{v}": WeightsPlace(m, v) for m in methods for v in variant_names(read_about(m))}
 
 
 def packaged() -> list[str]:
-    "Names of the detectors that come with the package."
-    return sorted(p.parent.name for p in WEIGHTS.glob("*/config.json"))
+    """Short names of the detectors that come with the package, such as `"cycle-flair-t1"`, sorted."""
+    return sorted(packaged_places())
 
 
-def find_weights(
-    name: str | Path,  # a folder, a packaged name, or a hub id such as owner/name
-) -> Path:  # the folder with config.json and model.safetensors
-    "Where does this detector lie? Only a hub id uses the network."
-    name = str(name)
-    if (Path(name) / "config.json").is_file():
-        return Path(name)
-    if name in packaged():
-        return WEIGHTS / name
-    if Path(name).is_dir():
-        raise ValueError(f"the folder {name} holds no detector: config.json is missing")
-    if Path(name).exists():
-        raise ValueError(f"{name} is a file, and a detector is kept in a folder")
-    if name.count("/") != 1 or name[0] in "/.~" or name.endswith("/"):
-        raise ValueError(
-            f"unknown weights {name!r}: give a folder, a hub id (owner/name), or one of {', '.join(packaged()) or 'none'}"
-        )
+def find_weights(name: str | Path, variant: str | None = None) -> WeightsPlace:
+    """Find a stored detector; only a hub id uses the network.
+
+    Args:
+        name: A folder, a packaged name, or a hub id `owner/name`. A folder and a hub id may be followed by a colon and
+            the variant that is meant, as in `"run:flair-t1"`.
+        variant: The same in a word of its own.
+
+    Raises:
+        ValueError: No such detector, or the hub cannot give it; one sentence says why.
+    """
+    name, places = str(name), packaged_places()
+    head, _, after = name.rpartition(":")
+    place, variant = (name, variant) if is_stored(name) or not head else (head, variant or after)
+    if is_stored(place):
+        return WeightsPlace(Path(place), variant)
+    if place in places and variant is None:
+        return places[place]
+    if Path(place).is_dir():
+        raise ValueError(f"the folder {place} holds no detector: {CONFIG} is missing")
+    if Path(place).exists():
+        raise ValueError(f"{place} is a file, and a detector is kept in a folder")
+    if place.count("/") != 1 or place[0] in "/.~" or place.endswith("/"):
+        known = ", ".join(sorted(places)) or "none"
+        raise ValueError(f"unknown weights {name!r}: give a folder, a hub id (owner/name), or one of {known}")
+    return WeightsPlace(download(place), variant)
+
+
+def is_stored(name: str) -> bool:
+    """Is this a folder with a detector in it?"""
+    return bool(name) and (Path(name) / CONFIG).is_file()
+
+
+def download(name: str) -> Path:
+    """Fetch a detector's two files from the hub, or find them where an earlier call left them.
+
+    Args:
+        name: Hub id `owner/name`.
+
+    Returns:
+        The folder they lie in, in the hub's cache.
+
+    Raises:
+        ValueError: Saying which of these it was: the hub does not know the name or keeps it private; it cannot be
+            reached; it is switched off; the disk takes no files; the files are no detector.
+    """
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, allow_patterns=["config.json", "model.safetensors"]))
+        folder = Path(snapshot_download(name, allow_patterns=[CONFIG, TENSORS]))
     except Exception as e:
-        raise ValueError(
-            f"no folder {name!r} here, and the hub could not give it: check the name and the network"
-        ) from e
+        raise ValueError(explain_hub_error(name, e)) from e
+    for file in (CONFIG, TENSORS):
+        if not (folder / file).is_file():
+            raise ValueError(f"{name} on the hub holds no detector: {file} is missing")
+    return folder
 
 
-def damage(
-    error: Exception,  # met while loading
-) -> str:  # words for a message
-    "What is wrong with a stored detector?"
-    if isinstance(error, (KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError)):
-        return "config.json is damaged; copy the weights again"
-    if isinstance(error, OSError):
-        return f"{Path(error.filename or 'a file').name} cannot be read; copy the weights again"
-    return " ".join(str(error).split())
+def explain_hub_error(name: str, error: Exception) -> str:
+    """One sentence about a download that failed: whose fault it is, and what to do about it."""
+    from huggingface_hub import constants, errors
+
+    local, http = errors.LocalEntryNotFoundError, errors.HfHubHTTPError
+    if fault := disk_fault(error):
+        where = f"cannot keep {name} from the hub in {constants.HF_HUB_CACHE}"
+        return f"{where}: {fault}; put that right, or set HF_HOME to another folder"
+    if isinstance(error, errors.HFValidationError):
+        return f"{name!r} can be no repository on the hub: check the spelling"
+    if isinstance(error, (errors.RepositoryNotFoundError, errors.RevisionNotFoundError)):
+        what = f"no folder {name!r} here, and the hub has no such repository or keeps it private"
+        return f"{what}: check the name, or log in with `hf auth login`"
+    if isinstance(error, errors.EntryNotFoundError) and not isinstance(error, local):
+        return f"{name} on the hub holds no detector: {CONFIG} or {TENSORS} is missing"
+    if constants.HF_HUB_OFFLINE:
+        return f"no folder {name!r} here, and HF_HUB_OFFLINE keeps us from asking the hub: unset it, or give a folder"
+    if isinstance(error, (OSError, *http.__bases__)) and not isinstance(error, http):  # what its HTTP library raises
+        return f"no folder {name!r} here, and the hub cannot be reached: check the network"
+    text = " ".join(str(error).split())
+    return f"the hub could not give {name}: {type(error).__name__}: {text}"
+
+
+def disk_fault(error: BaseException) -> str:
+    """What the system says about the disk where that is behind an error, else ""."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in DISK_FAULTS:
+            return cause.strerror or str(cause)
+        cause = cause.__cause__ or cause.__context__
+    return ""
