@@ -322,7 +322,7 @@ def find_class(
 
 # %% ../nbs/components/03_detector.ipynb #2bd58445
 def load_detector(
-    name: str | Path,  # a folder, a packaged name, or a hub id such as owner/name; after a colon, the variant
+    name: str | Path,  # a folder, a packaged name, or a hub id such as owner/name; a variant stands after a colon
     cls: type = Detector,  # what it has to be
     variant: str | None = None,  # which of several in that folder; None: the first
 ) -> Detector:  # on the CPU, in evaluation mode

@@ -1,13 +1,40 @@
-"""Laws that every detector keeps. A test of a new detector calls `check_detector(detector)`, and nothing else is needed for the interface.
+"""Properties that every detector has. The test of a new one calls `check_detector(detector, folder)`, which is all that
+the interface needs.
 
-`detector` is calibrated or not, on the CPU, and small enough to be asked a dozen times for maps of 32x32 slices."""
+`detector` is calibrated or not, on the CPU, and small enough to make a dozen maps of 32x32 slices."""
 
 import json
+from dataclasses import dataclass
 
 import pytest
 import torch
+from torch import nn
 
 from mmccd.detector import Detector, calibrate, fingerprint
+
+
+@dataclass(frozen=True)
+class TinyConfig:
+    width: int = 4
+
+
+class Tiny(Detector):  # with weights, noise and dropout: what later detectors will be made of
+    Config = TinyConfig
+
+    def __init__(self, config=None, **kwargs):
+        super().__init__(config, **kwargs)
+        g = torch.Generator().manual_seed(1)
+        self.net = nn.Sequential(
+            nn.Conv2d(1, self.config.width, 3, padding=1),
+            nn.Dropout(0.5),
+            nn.Conv2d(self.config.width, 1, 3, padding=1),
+        )
+        for p in self.net.parameters():
+            p.data = torch.randn(p.shape, generator=g)
+
+    def score(self, x, brain, generator=None):
+        noise = torch.randn(1, *x.shape[1:], generator=generator, device=x.device)  # one slice's noise for all slices
+        return (self.net(x + 0.1 * noise) - x) ** 2
 
 
 def toy_slices(b=3, h=32, w=32, seed=0):

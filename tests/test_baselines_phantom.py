@@ -18,7 +18,7 @@ from mmccd.cases.prepare import prepare
 from mmccd.cases.store import SliceStore
 from mmccd.cli import app
 from mmccd.cycle import CyclicUNet
-from mmccd.detector import Threshold, fingerprint, load_detector, save_detector
+from mmccd.detector import Threshold, fingerprint, load_detector, save_variants
 from mmccd.intensity import tukey
 from mmccd.masked_diffusion import MMCCD, MaskedUNet, Sampler
 from mmccd.phantom import make_phantom
@@ -26,6 +26,7 @@ from mmccd.registry import new_detector
 from mmccd.runtime import single_thread
 from mmccd.slices import to_slices
 from mmccd.translate import directed_pairs
+from mmccd.weights.hub import packaged_places
 
 SMALL = dict(size=32, modalities=tool.MODALITIES, unet=dict(channels=8, mults=(1, 2), blocks=1, attention=()))
 FEW = Sampler("disjoint", width=16)  # 4 masks of 32x32
@@ -63,20 +64,24 @@ def small(tmp_path_factory):
         )
     weights = folder / "weights"
     for name in tool.BASELINES:
+<<<<<<< HEAD
         d = random(new_detector(name, **SMALL, n_steps=2))
         for m in tool.MODALITIES:
             save_detector(d.for_modality(m), weights / f"{name}-{m}", beside=name)
+=======
+        d = random(new_detector(name, **SMALL, looks=2))
+        save_variants({m: d.of(m) for m in tool.MODALITIES}, weights / name)
+>>>>>>> 875e399 (weights: variants, hub errors, tests)
         (weights / name / "log.csv").write_text("step,samples,loss\n1,16,1\n")
     for name, d in (
         ("cycle", CyclicUNet(**SMALL)),
         ("masked", MaskedUNet(**SMALL, sampler=FEW)),
         ("mmccd", MMCCD(**SMALL, sampler=FEW)),
     ):
-        for x, y in directed_pairs(tool.MODALITIES):
-            save_detector(random(d).for_pair(x, y), weights / f"{name}-{x}-{y}", beside=name)
-    for m in tool.MODALITIES:
-        for name, cls in (("threshold", Threshold), ("equalised", Equalised)):
-            save_detector(cls(input=m), weights / f"{name}-{m}")
+        random(d)
+        save_variants({f"{x}-{y}": d.for_pair(x, y) for x, y in directed_pairs(tool.MODALITIES)}, weights / name)
+    for name, cls in (("threshold", Threshold), ("equalised", Equalised)):
+        save_variants({m: cls(input=m) for m in tool.MODALITIES}, weights / name)
     evidence, calibration = SliceStore(folder / "evidence.zarr"), SliceStore(folder / "calibration.zarr")
 
     def look(methods, *more):
@@ -93,7 +98,7 @@ def small(tmp_path_factory):
 
     def more(k):
         return {
-            "fingerprint": fingerprint(load_detector(weights / k.replace(" ", "-"))),
+            "fingerprint": fingerprint(load_detector(packaged_places(weights)[k.replace(" ", "-")])),
             "trained": {"steps": 1, "samples": 16},
         }
 
@@ -143,7 +148,7 @@ def test_every_method_has_its_row(small):
         assert m["target"] is None
         assert m["fpr_reached"] <= 0.01
         assert ("trained" in m) == (key.split()[0] in tool.BASELINES)
-        assert m["fingerprint"] == fingerprint(load_detector(small.weights / key.replace(" ", "-")))
+        assert m["fingerprint"] == fingerprint(load_detector(packaged_places(small.weights)[key.replace(" ", "-")]))
     aps = [small.result["kinds"]["glioma"][k]["summary"]["ap"]["mean"] for k in MEASURED]
     assert len(set(aps)) == len(aps) - 3, (
         "each looks with its own network, and only ranks and brightness of one slice order pixels alike"
@@ -258,7 +263,7 @@ def test_baselines_are_compared_subject_by_subject(small):
 def test_networks_are_counted(small):
     got, size = (
         tool.networks(small.old, small.weights),
-        lambda n: sum(p.numel() for p in load_detector(small.weights / n).parameters()),
+        lambda n: sum(p.numel() for p in load_detector(packaged_places(small.weights)[n]).parameters()),
     )
     assert list(got) == [*tool.BASELINES, *tool.TAKEN]
     assert all(got[n]["parameters"] == got[n]["trained"] == size(f"{n}-t2") for n in tool.BASELINES)
@@ -266,7 +271,7 @@ def test_networks_are_counted(small):
         got["mmccd"]["parameters"]
         == size("mmccd-t1-t2")
         > got["mmccd"]["trained"]
-        == sum(p.numel() for p in load_detector(small.weights / "mmccd-t1-t2").f.parameters())
+        == sum(p.numel() for p in load_detector(packaged_places(small.weights)["mmccd-t1-t2"]).f.parameters())
     )
     assert {n: got[n]["evaluations"] for n in got} == {
         "ae": 1,
@@ -283,7 +288,7 @@ def test_networks_are_counted(small):
 
 @pytest.mark.parametrize("name", ["vae", "ddpm", "cycle"])
 def test_evaluations_are_what_is_counted(small, name):
-    d, calls = load_detector(small.weights / f"{name}-flair{'-t2' * (name == 'cycle')}"), []
+    d, calls = load_detector(packaged_places(small.weights)[f"{name}-flair{'-t2' * (name == 'cycle')}"]), []
     net = d.translator.nets[0] if name == "cycle" else d.net.first if name == "vae" else d.net
     net.register_forward_hook(lambda _, x, __: calls.append(len(x[0])))
     d.anomaly_map(torch.zeros(1, 1, 32, 32), torch.ones(1, 1, 32, 32) > 0)
@@ -352,7 +357,7 @@ def test_a_lesion_lost_in_the_pixels_says_nothing(whole):
 
 @pytest.mark.parametrize("key", ["dae flair", "ddpm t1", "cycle t2-t1"])
 def test_the_reconstruction_is_what_the_detector_squares(small, key):
-    d = load_detector(small.weights / key.replace(" ", "-"))
+    d = load_detector(packaged_places(small.weights)[key.replace(" ", "-")])
     x, brain = torch.rand(2, 1, 32, 32, generator=torch.Generator().manual_seed(0)), torch.ones(2, 1, 32, 32) > 0
     with torch.no_grad():
         said = tool.reconstruct(d, x, brain)
@@ -365,7 +370,7 @@ def test_copies_hold_a_row_for_each_subject(small, whole):
     assert names[:7] == [*(f"{n} flair" for n in tool.BASELINES), "cycle flair-t1"]
     assert len(list(tool.networks_and_inputs(False))) == 18
     got = tool.copies(pairs, ["ae t1", "cycle t1-t2"], weights=small.weights)
-    one = tool.give_back(load_detector(small.weights / "ae-t1"), pairs[0])
+    one = tool.give_back(load_detector(packaged_places(small.weights)["ae-t1"]), pairs[0])
     assert got["rows"]["ae t1"] == [pytest.approx(one, rel=1e-4)] * 2
     assert got["subjects"] == [whole.p.id] * 2
     assert {c: s["mean"] for c, s in got["summary"]["ae t1"].items()} == pytest.approx(

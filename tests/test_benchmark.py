@@ -877,7 +877,7 @@ def test_shipped_only(made, tmp_path, monkeypatch):
     assert not (tmp_path / "out/runs").exists()
     assert found["scores"]["threshold-flair"]["kinds"] == result["scores"]["threshold-flair"]["kinds"]
     assert found["scores"]["cycle-flair-t2 shipped"]["fingerprint"] == fingerprint(
-        load_detector(hub.WEIGHTS / "cycle-flair-t2")
+        load_detector(hub.packaged_places()["cycle-flair-t2"])
     )
     assert {p.name for p in (tmp_path / "out").iterdir()} >= FILES
     assert "DAE, shipped weights" in (tmp_path / "out/tables.md").read_text()

@@ -17,11 +17,11 @@ from mmccd.cases.prepare import prepare
 from mmccd.cases.store import SliceStore
 from mmccd.cli import app, train
 from mmccd.cycle import CyclicUNet
-from mmccd.detector import Threshold, fingerprint, load_detector, save_detector
+from mmccd.detector import Threshold, fingerprint, load_detector, save_variants
 from mmccd.masked_diffusion import MMCCD, SAMPLERS, MaskedUNet, Sampler
 from mmccd.runtime import single_thread
 from mmccd.translate import directed_pairs
-from mmccd.weights.hub import WEIGHTS
+from mmccd.weights.hub import WEIGHTS, packaged_places
 
 SMALL = dict(size=32, modalities=tool.MODALITIES, unet=dict(channels=8, mults=(1, 2), blocks=1, attention=()))
 PAIRS = ["-".join(p) for p in directed_pairs(tool.MODALITIES)]
@@ -59,10 +59,8 @@ def small(tmp_path_factory):
     ):
         for p in d.parameters():
             torch.nn.init.normal_(p, std=0.2)  # an untrained U-Net of ours ends in zeros
-        for x, y in directed_pairs(tool.MODALITIES):
-            save_detector(d.for_pair(x, y), weights / f"{name}-{x}-{y}", beside=name)
-    for m in tool.MODALITIES:
-        save_detector(Threshold(input=m), weights / f"threshold-{m}")
+        save_variants({f"{x}-{y}": d.for_pair(x, y) for x, y in directed_pairs(tool.MODALITIES)}, weights / name)
+    save_variants({m: Threshold(input=m) for m in tool.MODALITIES}, weights / "threshold")
     evidence, calibration = SliceStore(folder / "evidence.zarr"), SliceStore(folder / "calibration.zarr")
     methods, said = [tool.make(k, weights=weights) for k in tool], []
     result = base.evaluate(methods, evidence, calibration, said.append, tool.EVERY)
@@ -157,7 +155,7 @@ def test_evaluations_are_counted(small):
     assert said["cycle"] == 2
     subjects = [s for id in small.evidence.ids if (s := base.protocol_slice(small.evidence, id))]
     for name in ("masked", "mmccd"):
-        d, calls = load_detector(small.weights / f"{name}-flair-t2"), []
+        d, calls = load_detector(packaged_places(small.weights)[f"{name}-flair-t2"]), []
         for net in (d.f.net, d.g):
             net.register_forward_hook(lambda _, x, __: calls.append(len(x[0])))
         m = base.method("k", "n", d)

@@ -16,7 +16,7 @@ from mmccd.cases.phantoms import Phantoms
 from mmccd.cases.prepare import prepare
 from mmccd.cases.store import SliceStore
 from mmccd.cycle import CyclicUNet
-from mmccd.detector import Threshold, fingerprint, load_detector, save_detector
+from mmccd.detector import Threshold, fingerprint, load_detector, save_variants
 from mmccd.protocols import PAPER
 from mmccd.runtime import single_thread
 from mmccd.scoring import dice
@@ -209,7 +209,8 @@ def test_all_of_it_by_one_call(tmp_path, small, monkeypatch, capsys):
     "From stores to the file, with detectors of ours."
     names = {"threshold-flair": "threshold on FLAIR", "cycle-flair-t2": "cycle"}
     for name, d in small.detectors.items():
-        save_detector(d, tmp_path / "weights" / name)
+        method, _, variant = name.partition("-")
+        save_variants({variant: d}, tmp_path / "weights" / method)
     monkeypatch.setattr(tool, "NAMES", names)
     monkeypatch.setattr(tool, "SIZE", 32)
     monkeypatch.setattr(

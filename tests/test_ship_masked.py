@@ -16,12 +16,12 @@ from mmccd.cases.store import SliceStore
 from mmccd.cli import app
 from mmccd.cycle import CyclicUNet
 from mmccd.detection.maps import map_slices
-from mmccd.detector import Threshold, fingerprint, load_detector, save_detector
+from mmccd.detector import Threshold, fingerprint, load_detector, save_variants
 from mmccd.masked_diffusion import MMCCD, SAMPLERS, MaskedUNet, Sampler, load_frozen_decoder
 from mmccd.runtime import single_thread
 from mmccd.training_loop import make_config
 from mmccd.translate import directed_pairs
-from mmccd.weights.hub import WEIGHTS
+from mmccd.weights.hub import WEIGHTS, packaged_places
 
 SMALL = dict(channels=8, mults=(1, 2), blocks=1, attention=())
 PAIRS = ["-".join(p) for p in directed_pairs(tool.MODALITIES)]
@@ -97,9 +97,9 @@ def a_run(folder, cls, cycle, store):
 def shipped(request, tmp_path_factory, store):
     folder = tmp_path_factory.mktemp("ship")
     cycle = random(CyclicUNet(size=32, modalities=tool.MODALITIES, unet=SMALL)).eval()
-    save_detector(cycle, folder / "out" / "cycle-flair-t2", half=True, beside="cycle")
+    save_variants({"flair-t2": cycle}, folder / "out" / "cycle", half=True)
     (folder / "run").mkdir()
-    run = a_run(folder / "run", request.param, load_detector(folder / "out" / "cycle-flair-t2"), store)
+    run = a_run(folder / "run", request.param, load_detector(folder / "out" / "cycle"), store)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tool, "PLACES", range(70, 75))
         patch.setattr(tool, "EVERY", 4)
@@ -112,12 +112,11 @@ def test_tensors_are_kept_once_in_half_precision(shipped):
 
     kept = load_file(shipped.out / shipped.name / "model.safetensors")
     assert {t.dtype for t in kept.values()} == {torch.float16}
-    assert sorted(str(p.relative_to(shipped.out)) for p in shipped.out.glob(f"{shipped.name}-*/*")) == [
-        f"{shipped.name}-{p}/config.json" for p in PAIRS
-    ]
+    assert sorted(p.name for p in shipped.out.iterdir()) == sorted({"cycle", shipped.name})
+    assert sorted(packaged_places(shipped.out)) == ["cycle-flair-t2", *(f"{shipped.name}-{p}" for p in sorted(PAIRS))]
     trained, got = (
         load_detector(shipped.run).state_dict(),
-        load_detector(shipped.out / f"{shipped.name}-t2-t1").state_dict(),
+        load_detector(packaged_places(shipped.out)[f"{shipped.name}-t2-t1"]).state_dict(),
     )
     for k, v in trained.items():
         assert torch.equal(v.half().float(), got[k])
@@ -127,7 +126,7 @@ def test_each_pair_has_the_fast_sampler_and_a_threshold_of_its_own(shipped, stor
     data, seen = SliceStore(store).dataset(), set()
     batch = data.batch([k for k, r in enumerate(data.rows) if r.place in (70, 74)])
     for pair in PAIRS:
-        d = load_detector(shipped.out / f"{shipped.name}-{pair}")
+        d = load_detector(packaged_places(shipped.out)[f"{shipped.name}-{pair}"])
         assert type(d) is shipped.cls
         assert f"{d.config.input}-{d.config.target}" == pair
         assert d.config.sampler == SAMPLERS["fast"] != load_detector(shipped.run).config.sampler
@@ -151,13 +150,13 @@ def test_two_processes_find_the_same_thresholds(shipped, store, monkeypatch):
     monkeypatch.setattr(tool, "EVERY", 4)
     monkeypatch.setattr(tool, "directed_pairs", lambda _: (("flair", "t1"), ("t2", "t1")))
     for pair, c in tool.thresholds(shipped.run, store, jobs=2):
-        assert c | {"date": 0} == load_detector(shipped.out / f"mmccd-{'-'.join(pair)}").calibration | {"date": 0}
+        assert c | {"date": 0} == load_detector(packaged_places(shipped.out)[f"mmccd-{'-'.join(pair)}"]).calibration | {"date": 0}
 
 
 def test_the_card_says_what_was_trained_and_what_it_costs(shipped):
     card, d = (
         (shipped.out / shipped.name / "README.md").read_text(),
-        load_detector(shipped.out / f"{shipped.name}-flair-t2"),
+        load_detector(packaged_places(shipped.out)[f"{shipped.name}-flair-t2"]),
     )
     steps = d.config.sampler.steps if d.config.diffusion else 1
     most = len(d.config.sampler.family(32)) * (steps + 1)
@@ -179,7 +178,7 @@ def test_the_card_says_what_was_trained_and_what_it_costs(shipped):
 
 
 def test_at_most_is_what_is_counted(shipped):
-    d, calls = load_detector(shipped.out / f"{shipped.name}-flair-t2"), []
+    d, calls = load_detector(packaged_places(shipped.out)[f"{shipped.name}-flair-t2"]), []
     for net in (d.f.net, d.g):
         net.register_forward_hook(lambda _, x, __: calls.append(len(x[0])))
     d.anomaly_map(torch.zeros(1, 1, 32, 32), torch.ones(1, 1, 32, 32) > 0)
@@ -215,7 +214,7 @@ def test_the_card_quotes_the_evidence_of_these_weights_only(shipped, tmp_path, m
     ]
     methods = {k: {"input": k.split()[1].split("-")[0], "target": k.split("-")[-1]} for k in keys}
     for p in PAIRS:
-        methods[f"{shipped.name} {p}"]["fingerprint"] = fingerprint(load_detector(shipped.out / f"{shipped.name}-{p}"))
+        methods[f"{shipped.name} {p}"]["fingerprint"] = fingerprint(load_detector(packaged_places(shipped.out)[f"{shipped.name}-{p}"]))
     value = {"cycle": 0.25, "masked": 0.5, "mmccd": 0.75, "threshold": 0.125}
     r = {
         "methods": methods,

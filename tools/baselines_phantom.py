@@ -32,7 +32,7 @@ from mmccd.scoring import auroc, score_subjects, summarise
 from mmccd.slices import resize, resize_labels, to_slices
 from mmccd.translate import directed_pairs
 from mmccd.unet import count_parameters
-from mmccd.weights.hub import WEIGHTS
+from mmccd.weights.hub import WEIGHTS, packaged_places
 
 HOME = "build/cyclic_phantom"
 NAMES = {
@@ -68,7 +68,7 @@ def keys():
 
 
 def packaged(key, device="cpu", weights=WEIGHTS):
-    return load_detector(weights / key.replace(" ", "-")).to(device)
+    return load_detector(packaged_places(weights)[key.replace(" ", "-")]).to(device)
 
 
 def make(key, device="cpu", weights=WEIGHTS):

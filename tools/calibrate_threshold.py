@@ -1,7 +1,7 @@
 """Calibrate the packaged plain thresholds on healthy phantom subjects: python tools/calibrate_threshold.py [--subjects 40] [--held-out 20]
 
-Writes mmccd/weights/threshold-{flair,t1,t1ce,t2}/. What they were calibrated on, and the false-positive rate on subjects
-that took no part, stands in each config.json. To be run again whenever the default phantom changes (it is frozen by version)."""
+Writes mmccd/weights/threshold/. What they were calibrated on, and the false-positive rate on subjects
+that took no part, stands in config.json. To be run again whenever the default phantom changes (it is frozen by version)."""
 
 import argparse
 import datetime
@@ -14,7 +14,7 @@ import torch
 import mmccd
 from mmccd import phantom
 from mmccd.cases.case import Case
-from mmccd.detector import Threshold, calibrate
+from mmccd.detector import Threshold, calibrate, save_variants
 from mmccd.phantom import MODALITIES
 from mmccd.slices import SLICE_RANGE
 
@@ -39,6 +39,7 @@ def main():
     torch.set_num_threads(1)
     with ProcessPoolExecutor(args.jobs) as pool:
         made = list(pool.map(subject, [args.seed] * n, range(n)))
+    calibrated = {}
     version = getattr(phantom, "VERSION", "unversioned")
     for m in MODALITIES:
         x, brain = (torch.cat(t) for t in zip(*(s[m] for s in made[: args.subjects])))
@@ -66,11 +67,12 @@ def main():
             "fpr_min": min(rates),
             "fpr_max": max(rates),
         }
-        detector.save_pretrained(args.out / f"threshold-{m}")
+        calibrated[m] = detector
         print(
             f"{m:6s} threshold {detector.threshold:.4f}; {args.fpr:.0%} asked for, on {len(rates)} held-out subjects "
             f"{np.mean(rates):.2%} +- {np.std(rates, ddof=1):.2%} ({min(rates):.2%} to {max(rates):.2%})"
         )
+    save_variants(calibrated, args.out / "threshold")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from mmccd.masking import MaskPlan
 from mmccd.runtime import pick_device
 from mmccd.slices import resize_labels
 from mmccd.translate import directed_pairs
-from mmccd.weights.hub import WEIGHTS
+from mmccd.weights.hub import WEIGHTS, packaged_places
 
 RESULT = Path(__file__).parent.parent / "data" / "results" / "mmccd_phantom.json"
 EVERY, HOME = 10, "build/cyclic_phantom"
@@ -60,7 +60,7 @@ def make(key, device="cpu", weights=WEIGHTS):
     if key == "everything positive":
         return next(base.all_methods({}))
     name, of = key.split()
-    d = load_detector(weights / f"{name}-{of}").to(device)
+    d = load_detector(packaged_places(weights)[f"{name}-{of}"]).to(device)
     extra = {} if name == "threshold" else {"trained": base.shared_training(name)}
     if hasattr(d.config, "sampler"):
         extra["sampler"] = asdict(d.config.sampler)
@@ -80,7 +80,7 @@ def evaluations(detector, brain):
 def mean_evaluations(result, store, weights=WEIGHTS):
     "By method: the mean over the slices that were judged."
     detectors = {"everything positive": EverythingPositive()} | {
-        name: load_detector(weights / f"{name}-flair{'-t2' * (name != 'threshold')}") for name in NAMES
+        name: load_detector(packaged_places(weights)[f"{name}-flair{'-t2' * (name != 'threshold')}"]) for name in NAMES
     }
     counts = {name: [] for name in detectors}
     for v in result["subjects"].values():

@@ -21,7 +21,7 @@ from mmccd.protocols import CLEAN, PAPER, Quirks, at_size, paper_scores
 from mmccd.runtime import pick_device
 from mmccd.scoring import paired_bootstrap, worst_slice
 from mmccd.slices import to_volume
-from mmccd.weights.hub import WEIGHTS
+from mmccd.weights.hub import WEIGHTS, packaged_places
 
 RESULT = Path(__file__).parent.parent / "data" / "results" / "quirks.json"
 NAMES = {
@@ -240,7 +240,7 @@ def main(argv=None, weights=WEIGHTS):
     args = base.usual_options(__doc__, RESULT).parse_args(argv)
     torch.set_num_threads(1)
     device, (where, store, calibration) = pick_device(args.device), base.open_stores(args)
-    detectors = {name: load_detector(weights / name).to(device) for name in NAMES}
+    detectors = {name: load_detector(packaged_places(weights)[name]).to(device) for name in NAMES}
     result = (
         head(args, where, device)
         | {"calibrated_on": f"places {', '.join(map(str, PLACES[::EVERY]))} of {calibration.describe()}"}

@@ -20,7 +20,7 @@ from ship_masked import RARER, SETTINGS
 
 from mmccd.baselines import Equalised, Reconstruction
 from mmccd.cases.store import SliceStore
-from mmccd.detector import fingerprint, load_detector, save_detector
+from mmccd.detector import fingerprint, load_detector, save_variants
 from mmccd.registry import METHODS, new_detector
 from mmccd.training_loop import make_config
 from mmccd.unet import count_parameters
@@ -163,8 +163,7 @@ def ship(what, store, out):
     out.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=out, prefix=".ship-") as aside:
         made = Path(aside) / "new"
-        for d in found:
-            save_detector(d, made / f"{name}-{d.config.input}", half=True, beside=name if trained else "")
+        save_variants({d.config.input: d for d in found}, made / name, half=True)
         if trained:
             write_card(Path(what), name, made)
         put(made, out)
@@ -198,7 +197,7 @@ def scores(name, weights):
     "The evidence as a table, if it was made with these very weights."
     r = json.loads(RESULT.read_text()) if RESULT.exists() else {"methods": {}}
     if any(
-        r["methods"].get(f"{name} {m}", {}).get("fingerprint") != fingerprint(load_detector(weights / f"{name}-{m}"))
+        r["methods"].get(f"{name} {m}", {}).get("fingerprint") != fingerprint(load_detector(weights / name, variant=m))
         for m in MODALITIES
     ):
         return "Not measured yet: `python tools/baselines_phantom.py`."
@@ -224,7 +223,7 @@ def scores(name, weights):
 
 def write_card(run, name, weights):
     "Card, curve and log of the training, beside the tensors."
-    shipped = [load_detector(weights / f"{name}-{m}") for m in MODALITIES]
+    shipped = [load_detector(weights / name, variant=m) for m in MODALITIES]
     one, way = shipped[0], WAYS[name]
     c = vars(one.config) | {"places": "x".join(map(str, middle(one)))}
     known = facts(run, shipped) | {"parameters": count_parameters(one)}

@@ -17,11 +17,12 @@ import torch
 from mmccd.cases.store import SliceStore
 from mmccd.cycle import CyclicUNet
 from mmccd.detection.maps import map_slices
-from mmccd.detector import fingerprint, healthy_threshold, load_detector, save_detector
+from mmccd.detector import fingerprint, healthy_threshold, load_detector, save_variants
 from mmccd.files import write_atomic
 from mmccd.runtime import duration
 from mmccd.slices import SLICE_RANGE
 from mmccd.translate import directed_pairs
+from mmccd.weights.hub import packaged_places
 
 MODALITIES, KINDS = ("flair", "t1", "t2"), ("glioma", "ms", "infarct")
 RESULT = Path(__file__).parent.parent / "data" / "results" / "cyclic_phantom.json"
@@ -114,7 +115,8 @@ def scores(
     "The evidence as a table, if it was made with these very weights. `rivals`: heading, and which other row of the evidence stands below it."
     r = json.loads(file.read_text()) if file.exists() else {"methods": {}}
     names = {f"{name} {x}-{y}": f"{name}-{x}-{y}" for x, y in directed_pairs(MODALITIES)}
-    now = {k: load_detector(shared.parent / v) for k, v in names.items()}
+    places = packaged_places(shared.parent)
+    now = {k: load_detector(places[v]) for k, v in names.items()}
     if any(r["methods"].get(k, {}).get("fingerprint") != fingerprint(d) for k, d in now.items()):
         return f"Not measured yet: `python {tool}`."
     heads = [
@@ -176,7 +178,7 @@ def facts(run, detectors):
 
 def write_card(run, shared):
     "Card, curve and log of the training, beside the tensors."
-    cycles = [CyclicUNet.from_pretrained(shared.parent / f"cycle-{x}-{y}") for x, y in directed_pairs(MODALITIES)]
+    cycles = [CyclicUNet.from_pretrained(shared, f"{x}-{y}") for x, y in directed_pairs(MODALITIES)]
     shares = [d.calibration["fpr_whole_heads"] for d in cycles]
     keep(
         run,
@@ -207,13 +209,14 @@ def main():
         trained = CyclicUNet.from_pretrained(args.run)
         trained.load_state_dict({k: v.half().float() for k, v in trained.state_dict().items()})  # as it will be loaded
         data = SliceStore(args.store).dataset(in_memory=False)
+        made = {}
         for x, y in directed_pairs(MODALITIES):
-            detector = calibrate_on(trained.for_pair(x, y), data)
-            save_detector(detector, args.out / f"cycle-{x}-{y}", half=True, beside="cycle")
+            detector = made[f"{x}-{y}"] = calibrate_on(trained.for_pair(x, y), data)
             print(
                 f"{x} to {y} and back: threshold {detector.threshold:.4g}, in single subjects {' to '.join(f'{v:.2%}' for v in detector.calibration['fpr_of_subjects'])} above it, {detector.calibration['fpr_whole_heads']:.2%} of whole heads",
                 flush=True,
             )
+        save_variants(made, args.out / "cycle", half=True)
     write_card(args.run, args.out / "cycle")
 
 

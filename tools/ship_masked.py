@@ -19,7 +19,7 @@ from cyclic_phantom import MODALITIES, PLACES, prepare_command
 from ship_cycle import LIMITS, calibrate_on, facts, keep, scores
 
 from mmccd.cases.store import SliceStore
-from mmccd.detector import load_detector, save_detector
+from mmccd.detector import load_detector, save_variants
 from mmccd.masked_diffusion import SAMPLERS, with_config
 from mmccd.runtime import single_thread
 from mmccd.training_loop import make_config
@@ -94,7 +94,7 @@ def way_of(run):
 
 def check_back(detector, run, weights):
     "Is the way back that of the packaged cycle, number by number? The card says so."
-    cycle = load_detector(weights / "cycle-flair-t2").translator.state_dict()
+    cycle = load_detector(weights / "cycle", variant="flair-t2").translator.state_dict()
     mine = detector.g.state_dict()
     if (
         not detector.config.frozen_decoder
@@ -136,17 +136,18 @@ def thresholds(run, store, jobs=1):
 def ship(run, store, out, jobs=1):
     "Six configurations with their thresholds, and the tensors once."
     way, trained = way_of(run)
-    check_back(trained, run, out if (out / "cycle-flair-t2").exists() else WEIGHTS)
-    shipped = as_shipped(run)
+    check_back(trained, run, out if (out / "cycle").exists() else WEIGHTS)
+    shipped, made = as_shipped(run), {}
     for (x, y), calibration in thresholds(run, store, jobs):
         detector = shipped.for_pair(x, y)
         detector.calibration = calibration
-        save_detector(detector, out / f"{way.name}-{x}-{y}", half=True, beside=way.name)
+        made[f"{x}-{y}"] = detector
         low, high = calibration["fpr_of_subjects"]
         print(
             f"{way.name}, {x} to {y} and back: threshold {detector.threshold:.4g}, in single subjects {low:.2%} to {high:.2%} above it",
             flush=True,
         )
+    save_variants(made, out / way.name, half=True)
 
 
 # the card
@@ -183,7 +184,7 @@ def cost(detector):
 def write_card(run, out):
     "Card, curve and log of the training, beside the tensors."
     way, _ = way_of(run)
-    shipped = [load_detector(out / f"{way.name}-{x}-{y}") for x, y in directed_pairs(MODALITIES)]
+    shipped = [load_detector(out / way.name, variant=f"{x}-{y}") for x, y in directed_pairs(MODALITIES)]
     one = shipped[0]
     c, diffusion = one.config, one.config.diffusion
     sampler = (

@@ -78,6 +78,7 @@ def describe_run(
         "mmccd": mmccd.__version__,
         "weights": str(weights),
         **describe(detector),
+        "detector": type(detector).__name__,
         "fingerprint": fingerprint(detector),
         "input": input,
         "seed": seed,
@@ -105,7 +106,8 @@ def earlier_cases(
         Path(out) / "detect.json"
     )  # older files had no post-processing
     records = {c["id"]: c for c in before.get("cases", []) if c["status"] != "failed"}
-    if all(before.get(k) == run[k] for k in ("fingerprint", "input", "seed", "post")):
+    before_h, h = ((r.get("calibration") or {}).get("threshold") for r in (before, run))
+    if before_h == h and all(before.get(k) == run[k] for k in ("fingerprint", "input", "seed", "post")):
         return records, []
     if records and not overwrite:
         post = stored_postprocessing(before)

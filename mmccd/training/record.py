@@ -1,17 +1,17 @@
 """"""
 
-import copy
 import hashlib
 import json
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
-from mmccd.detector import Detector, describe, fingerprint
+from mmccd.detector import Detector, fingerprint
 from mmccd.files import write_durably
 from mmccd.runtime import evenly_spaced
 from mmccd.training.checkpoint import newest_good, saving
 from mmccd.training_loop import TrainConfig, describe_data, without_labels
+from mmccd.weights.legacy import upgrade_config
 
 
 def data_record(
@@ -36,14 +36,13 @@ def about_run(
     config,  # a `TrainConfig`
 ) -> dict:  # ready for JSON
     "All that decides what a run ends in."
-    about = {k: v for k, v in describe(detector).items() if k != "calibration"}
-    first = copy.deepcopy(detector)
-    first.calibration = None  # no part of what training starts from
-    about |= {
+    about = {
+        "detector": type(detector).__name__,
+        "config": asdict(detector.config),
         "training": asdict(config),
         "data": data_record(data),
         "validation": data_record(val),
-        "start": fingerprint(first),
+        "start": fingerprint(detector),
     }
     return json.loads(json.dumps(about, default=str))
 
@@ -142,6 +141,17 @@ def read_run(
     return record
 
 
+def upgrade_about(
+    old: dict,  # what a run was started with, as its record says
+    new: dict,  # from `about_run`
+) -> dict:  # the same in the words of today
+    "A record of version 0.1.0 named the module, and had another fingerprint, which says nothing today."
+    if "module" not in old:
+        return old
+    kept = {k: v for k, v in old.items() if k != "module"}
+    return kept | {"config": upgrade_config(old["config"]), "start": new["start"]}
+
+
 def open_run(
     out: Path,  # folder of the run; it exists
     about: dict,  # from `about_run`
@@ -154,6 +164,7 @@ def open_run(
         record["about"]["training"] = asdict(
             TrainConfig(**record["about"]["training"])
         )  # of a version that had fewer settings
+        record["about"] = upgrade_about(record["about"], about)
     if record and not resume:
         raise ValueError(
             f"{out} already holds a training ({record['status']}): go on with it by --resume, or choose another folder"

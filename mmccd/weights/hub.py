@@ -17,9 +17,13 @@ class WeightsPlace(NamedTuple):
     variant: str | None
 
 
-def packaged_places() -> dict[str, WeightsPlace]:
-    """Where the detectors that come with the package lie, by short name: the method, a dash, the variant."""
-    methods = sorted(p.parent for p in WEIGHTS.glob(f"*/{CONFIG}"))
+def packaged_places(root: Path | None = None) -> dict[str, WeightsPlace]:
+    """Where packaged detectors lie, by short name: the method, a dash, the variant.
+
+    Args:
+        root: A folder with a folder for each method; None: that of the package.
+    """
+    methods = sorted(p.parent for p in (root or WEIGHTS).glob(f"*/{CONFIG}"))
     return {f"{m.name}-{v}": WeightsPlace(m, v) for m in methods for v in variant_names(read_about(m))}
 
 
@@ -28,17 +32,19 @@ def packaged() -> list[str]:
     return sorted(packaged_places())
 
 
-def find_weights(name: str | Path, variant: str | None = None) -> WeightsPlace:
+def find_weights(name: str | Path | WeightsPlace, variant: str | None = None) -> WeightsPlace:
     """Find a stored detector; only a hub id uses the network.
 
     Args:
         name: A folder, a packaged name, or a hub id `owner/name`. A folder and a hub id may be followed by a colon and
-            the variant that is meant, as in `"run:flair-t1"`.
+            the variant that is meant, as in `"run:flair-t1"`. A place that was found before is given back.
         variant: The same in a word of its own.
 
     Raises:
         ValueError: No such detector, or the hub cannot give it; one sentence says why.
     """
+    if isinstance(name, WeightsPlace):
+        return name
     name, places = str(name), packaged_places()
     head, _, after = name.rpartition(":")
     place, variant = (name, variant) if is_stored(name) or not head else (head, variant or after)

@@ -1,0 +1,454 @@
+"Detectors on disk: folders of one and of several, names, damage, classes of one's own, fingerprints."
+
+import hashlib
+import json
+import os
+import pickle
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+import torch
+from detector_laws import Tiny, maps, toy_slices
+from torch import nn
+
+from mmccd import detector as detector_module
+from mmccd.detector import (
+    Detector,
+    EverythingPositive,
+    Threshold,
+    calibrate,
+    fingerprint,
+    load_detector,
+    save_detector,
+    save_variants,
+)
+from mmccd.files import write_atomic
+from mmccd.registry import METHODS, registered_name
+from mmccd.weights import hub, legacy, packaged, read_weights
+from mmccd.weights.hub import WEIGHTS, find_weights, packaged_places
+
+SINGLE = ("ae", "ae-dense", "dae", "ddpm", "ddpm-simplex", "equalised", "threshold", "vae")
+PAIRS = ("flair-t1", "flair-t2", "t1-flair", "t1-t2", "t2-flair", "t2-t1")
+NAMES = sorted(
+    [f"{n}-{m}" for n in SINGLE for m in ("flair", "t1", "t2")]
+    + [f"{n}-{p}" for n in ("cycle", "masked", "mmccd") for p in PAIRS]
+    + ["threshold-t1ce"]
+)
+
+
+def saved(tmp_path, detector=None):
+    "A folder with a calibrated detector."
+    x, brain = toy_slices()
+    return calibrate(detector or Tiny(), x, brain, data="toy").save_pretrained(tmp_path / "d")
+
+
+def change(folder, **fields):
+    "Other values in config.json; None takes a field away."
+    about = json.loads((folder / "config.json").read_text()) | fields
+    (folder / "config.json").write_text(json.dumps({k: v for k, v in about.items() if v is not None}))
+
+
+# ------------------------------------------------------------------------------------------------- one detector
+
+
+def test_saving_again_replaces(tmp_path):
+    folder = saved(tmp_path)
+    Threshold(input="t2").save_pretrained(folder)
+    assert load_detector(folder).config.input == "t2"
+
+
+def test_float16_rounds_once(tmp_path):
+    d = Tiny()
+    again = load_detector(save_detector(d, tmp_path / "half", half=True))
+    for k, v in d.state_dict().items():
+        assert again.state_dict()[k].dtype == torch.float32
+        assert torch.equal(again.state_dict()[k], v.half().float())
+    assert not all(torch.equal(v, v.half().float()) for v in d.state_dict().values())
+    assert fingerprint(load_detector(save_detector(again, tmp_path / "full"))) == fingerprint(again)
+
+
+def test_wrong_class(tmp_path):
+    with pytest.raises(ValueError, match="holds a Tiny, not a Threshold"):
+        Threshold.from_pretrained(saved(tmp_path))
+    assert isinstance(Tiny.from_pretrained(tmp_path / "d"), Tiny)
+
+
+def test_save_refuses_a_file(tmp_path):
+    (tmp_path / "f").write_text("mine")
+    with pytest.raises(ValueError, match="is a file"):
+        Threshold().save_pretrained(tmp_path / "f")
+    assert (tmp_path / "f").read_text() == "mine"
+
+
+def test_interrupted_write(tmp_path, monkeypatch):
+    path = write_atomic(tmp_path / "a", b"old")
+
+    def broken(a, b):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "replace", broken)
+    with pytest.raises(OSError, match="disk full"):
+        write_atomic(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+# ------------------------------------------------------------------------------------------------- damage
+
+
+def truncate(folder):
+    (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-8])
+
+
+DAMAGE = {
+    "truncated": truncate,
+    "another size": lambda f: change(f, config={"width": 8}),
+    "unknown field": lambda f: change(f, config={"depth": 3}),
+    "no config": lambda f: change(f, config=None),
+    "config is no dict": lambda f: change(f, config=[1]),
+    "a value of another type": lambda f: change(f, config={"width": "wide"}),
+    "unknown class": lambda f: change(f, detector="Nobody"),
+    "class is a number": lambda f: change(f, detector=5),
+    "no JSON": lambda f: (f / "config.json").write_text("{not json"),
+    "a list": lambda f: (f / "config.json").write_text("[]"),
+    "empty": lambda f: (f / "config.json").write_text("{}"),
+    "no text": lambda f: (f / "config.json").write_bytes(b"\xff\xfe\x00"),
+    "no tensors": lambda f: (f / "model.safetensors").unlink(),
+    "tensors nowhere": lambda f: change(f, tensors="nowhere"),
+    "tensors a number": lambda f: change(f, tensors=5),
+    "tensors elsewhere": lambda f: change(f, tensors="../../../nowhere"),
+    "no variant": lambda f: change(f, variants={}),
+    "variants are a list": lambda f: change(f, variants=["a"]),
+    "a variant is empty": lambda f: change(f, variants={"a": {}}),
+    "a variant is a number": lambda f: change(f, variants={"a": 3}),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_damaged_folders(tmp_path, damage):
+    folder = saved(tmp_path)
+    damage(folder)
+    with pytest.raises(ValueError, match="cannot load the detector in") as e:
+        load_detector(folder)
+    assert str(folder) in str(e.value)
+    assert "\n" not in str(e.value)
+
+
+def test_never_unpickles(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "owned"),)
+
+    folder = saved(tmp_path)
+    evil = pickle.dumps(Evil())
+    (folder / "model.safetensors").write_bytes(evil)
+    change(folder, sha256=hashlib.sha256(evil).hexdigest())
+    with pytest.raises(ValueError, match="cannot load"):
+        load_detector(folder)
+    assert not (tmp_path / "owned").exists()
+
+
+@pytest.mark.parametrize("about", [{"detector": "evil_module:Nobody"}, {"detector": "Nobody", "module": "evil_module"}])
+def test_a_file_makes_nothing_be_imported(tmp_path, monkeypatch, about):
+    (tmp_path / "evil_module.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    folder = saved(tmp_path)
+    change(folder, **about)
+    with pytest.raises(ValueError, match="class evil_module:Nobody, which is not defined here: import the module"):
+        load_detector(folder)
+
+
+# ------------------------------------------------------------------------------------------------- several detectors
+
+
+@dataclass(frozen=True)
+class TwoConfig:
+    input: str = "flair"
+    width: int = 2
+    among: tuple = ()
+
+
+class Two(Detector):
+    "A network that serves several inputs."
+
+    Config = TwoConfig
+
+    def __init__(self, config=None, **kwargs):
+        super().__init__(config, **kwargs)
+        self.net = nn.Linear(self.config.width, 1)
+
+    def score(self, x, brain, generator=None):
+        return x.abs() + self.net.weight.abs().sum()
+
+
+def several():
+    "Two detectors with the same tensors, by name."
+    torch.manual_seed(0)
+    a = Two(input="t2", among=("t2", "t1"))
+    b = Two(input="t1", among=("t2", "t1"))
+    b.load_state_dict(a.state_dict())
+    a.calibration, b.calibration = {"threshold": 1.0, "fpr": 0.01}, {"threshold": 2.0, "fpr": 0.01}
+    return {"t2": a, "t1": b}
+
+
+def test_variants_share_a_folder(tmp_path):
+    made = several()
+    folder = save_variants(made, tmp_path / "two")
+    assert sorted(p.name for p in folder.iterdir()) == ["config.json", "model.safetensors"]
+    about = json.loads((folder / "config.json").read_text())
+    assert about["config"] == {"width": 2, "among": ["t2", "t1"]}
+    assert about["variants"]["t1"] == {"config": {"input": "t1"}, "calibration": made["t1"].calibration}
+    for again, name in (
+        (load_detector(folder), "t2"),
+        (load_detector(folder, variant="t1"), "t1"),
+        (load_detector(f"{folder}:t1"), "t1"),
+        (load_detector(folder.parent / "two:t2"), "t2"),
+        (Two.from_pretrained(folder, "t1"), "t1"),
+    ):
+        assert (again.config.input, again.calibration) == (name, made[name].calibration)
+        assert torch.equal(again.net.weight, made[name].net.weight)
+
+
+def test_variants_that_are_not_there(tmp_path):
+    folder = save_variants(several(), tmp_path / "two")
+    for name, variant in ((folder, "flair"), (f"{folder}:flair", None)):
+        with pytest.raises(ValueError, match="it has no variant 'flair': choose t2, t1"):
+            load_detector(name, variant=variant)
+    with pytest.raises(ValueError, match="it has no variant 't1': it holds a single detector"):
+        load_detector(saved(tmp_path), variant="t1")
+
+
+def test_what_is_no_variant_is_refused(tmp_path):
+    made = several()
+    with torch.no_grad():
+        made["t1"].net.weight += 1
+    with pytest.raises(ValueError, match="variant t1 is another detector than t2"):
+        save_variants(made, tmp_path / "two")
+    with pytest.raises(ValueError, match="variant floor is another detector than bright"):
+        save_variants({"bright": Threshold(), "floor": EverythingPositive()}, tmp_path / "two")
+    assert not (tmp_path / "two").exists()
+
+
+# ------------------------------------------------------------------------------------------------- names
+
+
+def test_packaged_names_stay():
+    assert packaged() == NAMES
+
+
+def test_packaged_names_are_of_the_methods():
+    places = packaged_places()
+    assert {p.folder.name for p in places.values()} == {m.name for m in METHODS.values() if m.packaged}
+    for m in METHODS.values():
+        for input, target in m.packaged.items():
+            assert f"{m.name}-{input}-{target}".rstrip("-") in places
+
+
+@pytest.mark.parametrize("method", sorted({p.folder.name for p in packaged_places().values()}))
+def test_packaged_folders_are_whole(method):
+    "Tensors, a config, a card; all variants can be built, with a threshold each."
+    folder, config = WEIGHTS / method, METHODS[method]
+    assert {p.name for p in folder.iterdir()} - {"curve.png", "log.csv"} == {
+        "README.md",
+        "config.json",
+        "model.safetensors",
+    }
+    assert "not a medical device" in (folder / "README.md").read_text()
+    for name, place in packaged_places().items():
+        if place.folder == folder:
+            d = load_detector(name)
+            assert type(d) is config.load_class()
+            assert all(getattr(d.config, k) == v for k, v in config.config.items())
+            assert place.variant == f"{d.config.input}-{getattr(d.config, 'target', '')}".rstrip("-")
+            assert d.threshold > 0
+            assert "phantom" in d.calibration["data"]
+
+
+def test_names(tmp_path, monkeypatch):
+    monkeypatch.setattr(hub, "WEIGHTS", tmp_path / "weights")
+    save_variants({"flair": Threshold(), "t1": Threshold(input="t1")}, tmp_path / "weights" / "threshold")
+    assert packaged() == ["threshold-flair", "threshold-t1"]
+    assert load_detector("threshold-t1").config.input == "t1"
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("x")
+    for name, words in [
+        ("treshold", "one of threshold-flair, threshold-t1"),
+        ("threshold-t1:flair", "unknown weights"),
+        (tmp_path / "empty", "config.json is missing"),
+        (f"{tmp_path}/empty:t1", "config.json is missing"),
+        (tmp_path / "file", "is a file"),
+        ("/no/such/folder", "unknown weights"),
+        ("./no", "unknown weights"),
+        ("~/no", "unknown weights"),
+        ("no/", "unknown weights"),
+        (":", "unknown weights"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            find_weights(name)
+
+
+def test_a_folder_comes_before_a_packaged_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Threshold(input="t2").save_pretrained("cycle-flair-t1")
+    assert load_detector("cycle-flair-t1").config.input == "t2"
+    assert load_detector(packaged_places()["cycle-flair-t1"]).config.input == "flair"
+
+
+# ------------------------------------------------------------------------------------------------- older files
+
+
+def as_before(folder, name, module, **fields):
+    "The folder as version 0.1.0 wrote it."
+    change(folder, detector=name, module=module, **fields)
+
+
+@pytest.mark.parametrize("module", ["mmccd.detector", "mmccd.somewhere.else"])
+def test_the_packages_own_classes_in_older_files(tmp_path, module):
+    folder = saved(tmp_path, Threshold(input="t2"))
+    as_before(folder, "Threshold", module)
+    again = load_detector(folder)
+    assert type(again) is Threshold
+    assert again.config.input == "t2"
+
+
+def test_classes_of_ones_own_in_older_files(tmp_path):
+    folder = saved(tmp_path)
+    as_before(folder, "Tiny", Tiny.__module__)
+    assert type(load_detector(folder)) is Tiny
+
+
+def test_shared_tensors_in_older_files(tmp_path):
+    "Several configs took their tensors from a neighbouring folder, and from nowhere else."
+    folder = saved(tmp_path)
+    (tmp_path / "all").mkdir()
+    (folder / "model.safetensors").rename(tmp_path / "all/model.safetensors")
+    as_before(folder, "Tiny", Tiny.__module__, tensors="all")
+    assert load_detector(folder).threshold > 0
+    (tmp_path / "deep").mkdir()
+    folder = folder.rename(tmp_path / "deep/d")
+    for tensors in ("all", "../all"):
+        change(folder, tensors=tensors)
+        with pytest.raises(ValueError, match=r"model\.safetensors cannot be read; copy the weights again"):
+            load_detector(folder)
+
+
+def test_renamed_fields_and_tensors(tmp_path, monkeypatch):
+    "One map from the names in older files to those of today."
+    monkeypatch.setattr(legacy, "FIELDS", {"breadth": "width", "old": "new"})
+    monkeypatch.setattr(legacy, "VALUES", {"new": {"tiles": "disjoint"}})
+    monkeypatch.setattr(legacy, "TENSORS", {r"imaginer\.": "net."})
+    assert legacy.upgrade_config({"a": [{"old": "tiles"}], "b": {"old": 3}}) == {
+        "a": [{"new": "disjoint"}],
+        "b": {"new": 3},
+    }
+    folder = saved(tmp_path)
+    from safetensors.torch import load_file, save_file
+
+    tensors = {k.replace("net.", "imaginer.", 1): v for k, v in load_file(folder / "model.safetensors").items()}
+    save_file(tensors, folder / "model.safetensors")
+    sha = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    change(folder, config={"breadth": 4}, sha256=sha)
+    assert fingerprint(load_detector(folder)) == fingerprint(Tiny())
+    assert read_weights(folder).config == {"width": 4}
+
+
+# ------------------------------------------------------------------------------------------------- classes of one's own
+
+
+def test_a_class_of_the_same_name_changes_nothing(tmp_path):
+    "Not for packaged weights, not for folders, not for fingerprints."
+    x, brain = toy_slices()
+    theirs = saved(tmp_path, Threshold(input="t2"))
+    before = fingerprint(load_detector(theirs))
+
+    class Mine(Threshold):
+        def score(self, x, brain, generator=None):
+            return torch.ones_like(x)
+
+    Mine.__name__ = Mine.__qualname__ = "Threshold"
+    Mine.__init_subclass__()
+
+    class Threshold2(Mine):
+        pass
+
+    mine = type("Threshold", (Mine,), {"__module__": "somebody"})(input="t2")
+    for name in (theirs, "threshold-flair"):
+        assert type(load_detector(name)) is detector_module.Threshold
+    assert fingerprint(load_detector(theirs)) == before != fingerprint(mine)
+    folder = calibrate(mine, x, brain).save_pretrained(tmp_path / "mine")
+    again = load_detector(folder)
+    assert type(again) is type(mine)
+    assert torch.equal(maps(again, x, brain), brain.float())
+
+
+def test_a_class_of_ones_own_must_be_there(tmp_path, monkeypatch):
+    folder, name = saved(tmp_path), f"{Tiny.__module__}:Tiny"
+    assert json.loads((folder / "config.json").read_text())["detector"] == name
+    monkeypatch.delitem(Detector.registry, name)
+    with pytest.raises(ValueError, match=f"of the class {name}, which is not defined here: import the module"):
+        load_detector(folder)
+    assert type(Tiny.from_pretrained(folder)) is Tiny  # whoever names the class has it
+
+
+def test_a_class_that_moved_to_another_module(tmp_path):
+    folder = saved(tmp_path)
+    change(folder, detector="another.module:Tiny")
+    assert type(Tiny.from_pretrained(folder)) is Tiny
+    with pytest.raises(ValueError, match="not defined here"):
+        Detector.from_pretrained(folder)
+
+
+# ------------------------------------------------------------------------------------------------- fingerprints
+
+
+def test_a_fingerprint_is_of_class_config_and_tensors():
+    d = Tiny()
+    before = fingerprint(d)
+    assert fingerprint(Tiny(width=2)) != before
+    d.calibration = {"threshold": 3.0}
+    assert fingerprint(d) == before, "a threshold is no part of what makes the maps"
+    next(d.parameters()).data += 1e-3
+    assert fingerprint(d) != before
+    assert fingerprint(EverythingPositive()) != fingerprint(Threshold())
+    assert fingerprint(Threshold(input="t1")) == fingerprint(Threshold(input="t1", sign=-1))
+
+
+def test_a_new_field_with_a_default_changes_no_fingerprint(monkeypatch):
+    "Neither in the config, nor in one inside it; another module changes none either."
+
+    @dataclass(frozen=True)
+    class Net:
+        channels: int = 4
+
+    @dataclass(frozen=True)
+    class NewNet(Net):
+        heads: int = 2
+
+    @dataclass(frozen=True)
+    class Config:
+        net: Net = Net()
+
+    @dataclass(frozen=True)
+    class NewConfig(Config):
+        noise: str = "none"
+
+    monkeypatch.setattr("mmccd.detector.registered_name", lambda cls: "same")
+
+    class Old(Detector):
+        def __init__(self, config):
+            super().__init__(config)
+
+    class New(Old):
+        pass
+
+    assert fingerprint(Old(Config())) == fingerprint(New(NewConfig(net=NewNet())))
+    assert fingerprint(Old(Config(Net(8)))) == fingerprint(New(NewConfig(net=NewNet(8)))) != fingerprint(Old(Config()))
+    assert fingerprint(New(replace(NewConfig(), noise="some"))) != fingerprint(New(NewConfig()))
+
+
+def test_recorded_fingerprints_are_those_of_the_packaged_weights():
+    "What results in data/results are named by; `python experiments/migrate_fingerprints.py` after a change on purpose."
+    record = json.loads((Path(__file__).parents[2] / "experiments/fingerprints.json").read_text())
+    assert {n: fingerprint(load_detector(n)) for n in packaged()} == {n: record[n]["now"] for n in packaged()}
+    assert registered_name(Threshold) == "threshold"
