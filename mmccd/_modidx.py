@@ -504,6 +504,5 @@ d = { 'settings': { 'branch': 'main',
                            'mmccd.viz.to_images': ('components/viz.html#to_images', 'mmccd/viz.py'),
                            'mmccd.viz.use_style': ('components/viz.html#use_style', 'mmccd/viz.py')},
             'mmccd.weights.hub': {},
-            'mmccd.weights.legacy': {},
             'mmccd.weights.renames': {},
             'mmccd.weights.storage': {}}}

@@ -64,14 +64,8 @@ def small(tmp_path_factory):
         )
     weights = folder / "weights"
     for name in tool.BASELINES:
-<<<<<<< HEAD
         d = random(new_detector(name, **SMALL, n_steps=2))
-        for m in tool.MODALITIES:
-            save_detector(d.for_modality(m), weights / f"{name}-{m}", beside=name)
-=======
-        d = random(new_detector(name, **SMALL, looks=2))
-        save_variants({m: d.of(m) for m in tool.MODALITIES}, weights / name)
->>>>>>> 875e399 (weights: variants, hub errors, tests)
+        save_variants({m: d.for_modality(m) for m in tool.MODALITIES}, weights / name)
         (weights / name / "log.csv").write_text("step,samples,loss\n1,16,1\n")
     for name, d in (
         ("cycle", CyclicUNet(**SMALL)),

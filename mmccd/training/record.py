@@ -11,7 +11,7 @@ from mmccd.files import write_durably
 from mmccd.runtime import evenly_spaced
 from mmccd.training.checkpoint import newest_good, saving
 from mmccd.training_loop import TrainConfig, describe_data, without_labels
-from mmccd.weights.legacy import upgrade_config
+from mmccd.weights.renames import current_config
 
 
 def data_record(
@@ -149,7 +149,7 @@ def upgrade_about(
     if "module" not in old:
         return old
     kept = {k: v for k, v in old.items() if k != "module"}
-    return kept | {"config": upgrade_config(old["config"]), "start": new["start"]}
+    return kept | {"config": current_config(old["config"]), "start": new["start"]}
 
 
 def open_run(

@@ -26,7 +26,16 @@ OLD_TENSOR_NAMES = {
     "open": "from_latent",
 }  # one part of a dotted name
 
-MOVED_CLASSES = {"DDPM": "mmccd.partial_diffusion"}  # classes that left the module an old config.json names
+
+def current_class(about: dict[str, Any]) -> str:
+    """Return the name of a detector's class in what `config.json` holds, as `read_weights` gives it.
+
+    Version 0.1.0 stored the class and its module. Of the package's own classes the class is enough, as the table of
+    methods knows it; the class of somebody else is called `"module:Class"` today.
+    """
+    name, module = about["detector"], about.get("module")
+    own = module is None or f"{module}.".startswith("mmccd.")
+    return name if own else f"{module}:{name}"
 
 
 def current_config(config: dict[str, Any]) -> dict[str, Any]:

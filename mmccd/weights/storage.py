@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmccd.files import write_atomic
-from mmccd.weights.legacy import stored_class, upgrade_config, upgrade_tensors
+from mmccd.weights.renames import current_class, current_config, current_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -75,10 +75,10 @@ def read_weights(folder: Path, variant: str | None = None) -> StoredWeights:
     content = tensor_file(folder, about).read_bytes()
     if hashlib.sha256(content).hexdigest() != about["sha256"]:
         raise ValueError("its two files do not belong together; copy the weights again")
-    config = {**about["config"], **own["config"]}
-    return StoredWeights(
-        stored_class(about), upgrade_config(config), own["calibration"], upgrade_tensors(load(content))
-    )
+    detector, config, tensors = current_class(about), {**about["config"], **own["config"]}, load(content)
+    if ":" not in detector:  # names in a class of somebody else are theirs
+        config, tensors = current_config(config), current_tensors(tensors)
+    return StoredWeights(detector, config, own["calibration"], tensors)
 
 
 def choose_variant(about: dict[str, Any], variant: str | None) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import pickle
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, make_dataclass
 from pathlib import Path
 
 import pytest
@@ -24,8 +24,8 @@ from mmccd.detector import (
     save_variants,
 )
 from mmccd.files import write_atomic
-from mmccd.registry import METHODS, registered_name
-from mmccd.weights import hub, legacy, packaged, read_weights
+from mmccd.registry import METHODS, new_detector, registered_name
+from mmccd.weights import hub, packaged
 from mmccd.weights.hub import WEIGHTS, find_weights, packaged_places
 
 SINGLE = ("ae", "ae-dense", "dae", "ddpm", "ddpm-simplex", "equalised", "threshold", "vae")
@@ -37,6 +37,9 @@ NAMES = sorted(
 )
 
 
+SMALL = dict(channels=8, mults=(1, 2), blocks=1, attention=())
+
+
 def saved(tmp_path, detector=None):
     "A folder with a calibrated detector."
     x, brain = toy_slices()
@@ -44,9 +47,9 @@ def saved(tmp_path, detector=None):
 
 
 def change(folder, **fields):
-    "Other values in config.json; None takes a field away."
-    about = json.loads((folder / "config.json").read_text()) | fields
-    (folder / "config.json").write_text(json.dumps({k: v for k, v in about.items() if v is not None}))
+    "Other values in config.json."
+    about = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(about | fields))
 
 
 # ------------------------------------------------------------------------------------------------- one detector
@@ -105,7 +108,7 @@ DAMAGE = {
     "truncated": truncate,
     "another size": lambda f: change(f, config={"width": 8}),
     "unknown field": lambda f: change(f, config={"depth": 3}),
-    "no config": lambda f: change(f, config=None),
+    "config is null": lambda f: change(f, config=None),
     "config is no dict": lambda f: change(f, config=[1]),
     "a value of another type": lambda f: change(f, config={"width": "wide"}),
     "unknown class": lambda f: change(f, detector="Nobody"),
@@ -333,24 +336,31 @@ def test_shared_tensors_in_older_files(tmp_path):
             load_detector(folder)
 
 
-def test_renamed_fields_and_tensors(tmp_path, monkeypatch):
-    "One map from the names in older files to those of today."
-    monkeypatch.setattr(legacy, "FIELDS", {"breadth": "width", "old": "new"})
-    monkeypatch.setattr(legacy, "VALUES", {"new": {"tiles": "disjoint"}})
-    monkeypatch.setattr(legacy, "TENSORS", {r"imaginer\.": "net."})
-    assert legacy.upgrade_config({"a": [{"old": "tiles"}], "b": {"old": 3}}) == {
-        "a": [{"new": "disjoint"}],
-        "b": {"new": 3},
-    }
-    folder = saved(tmp_path)
+def test_renamed_fields_and_tensors(tmp_path):
+    "One map from the names in older files to those of today; the names in somebody else's class are theirs."
     from safetensors.torch import load_file, save_file
 
-    tensors = {k.replace("net.", "imaginer.", 1): v for k, v in load_file(folder / "model.safetensors").items()}
-    save_file(tensors, folder / "model.safetensors")
+    d = new_detector("masked", size=32, modalities=("flair", "t1", "t2"), unet=SMALL)
+    folder = d.save_pretrained(tmp_path / "d")
+    about = json.loads((folder / "config.json").read_text())
+    sampler = {("together" if k == "n_strips" else k): v for k, v in about["config"]["sampler"].items()}
+    back = {"frozen_decoder": "frozen_back", "augment_masks": "varied", "extra_targets": "also"}
+    config = {back.get(k, k): v for k, v in about["config"].items()} | {"sampler": sampler | {"masks": "tiles"}}
+    old = {k.replace("scale_shift", "tell"): v for k, v in load_file(folder / "model.safetensors").items()}
+    assert old.keys() != d.state_dict().keys()
+    save_file(old, folder / "model.safetensors")
     sha = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-    change(folder, config={"breadth": 4}, sha256=sha)
-    assert fingerprint(load_detector(folder)) == fingerprint(Tiny())
-    assert read_weights(folder).config == {"width": 4}
+    as_before(folder, "MaskedUNet", "mmccd.masked_diffusion", config=config, sha256=sha)
+    again = load_detector(folder)
+    assert again.config == d.config
+    assert fingerprint(again) == fingerprint(d)
+
+    class Looks(Tiny):
+        def __init__(self, config=None, **kwargs):
+            super().__init__(config, **kwargs)
+            self.look = nn.Linear(1, 1)
+
+    assert "look.weight" in load_detector(Looks().save_pretrained(tmp_path / "theirs")).state_dict()
 
 
 # ------------------------------------------------------------------------------------------------- classes of one's own
@@ -417,22 +427,13 @@ def test_a_fingerprint_is_of_class_config_and_tensors():
 def test_a_new_field_with_a_default_changes_no_fingerprint(monkeypatch):
     "Neither in the config, nor in one inside it; another module changes none either."
 
-    @dataclass(frozen=True)
-    class Net:
-        channels: int = 4
+    def configs(*names):
+        "A config with another inside it, of these fields; the last ones have come later."
+        net = make_dataclass("Net", [("channels", int, 4), ("heads", int, 2)][: len(names)], frozen=True)
+        fields = [("net", net, net()), ("noise", str, "none")][: len(names)]
+        return net, make_dataclass("Config", fields, frozen=True)
 
-    @dataclass(frozen=True)
-    class NewNet(Net):
-        heads: int = 2
-
-    @dataclass(frozen=True)
-    class Config:
-        net: Net = Net()
-
-    @dataclass(frozen=True)
-    class NewConfig(Config):
-        noise: str = "none"
-
+    (net, config), (new_net, new_config) = configs("old"), configs("old", "new")
     monkeypatch.setattr("mmccd.detector.registered_name", lambda cls: "same")
 
     class Old(Detector):
@@ -442,9 +443,10 @@ def test_a_new_field_with_a_default_changes_no_fingerprint(monkeypatch):
     class New(Old):
         pass
 
-    assert fingerprint(Old(Config())) == fingerprint(New(NewConfig(net=NewNet())))
-    assert fingerprint(Old(Config(Net(8)))) == fingerprint(New(NewConfig(net=NewNet(8)))) != fingerprint(Old(Config()))
-    assert fingerprint(New(replace(NewConfig(), noise="some"))) != fingerprint(New(NewConfig()))
+    plain = fingerprint(Old(config()))
+    assert plain == fingerprint(New(new_config()))
+    assert plain != fingerprint(Old(config(net(8)))) == fingerprint(New(new_config(new_net(8))))
+    assert plain != fingerprint(New(new_config(noise="some"))) != fingerprint(New(new_config(new_net(4, 3))))
 
 
 def test_recorded_fingerprints_are_those_of_the_packaged_weights():
