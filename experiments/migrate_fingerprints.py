@@ -1,8 +1,8 @@
 """Give the results in data/results the fingerprints of today: `python experiments/migrate_fingerprints.py`.
 
-Run once when `fingerprint` stopped hashing module paths, defaults and thresholds, and kept as the record of that. The first
-fingerprints, of version 0.1.0, stand in fingerprints.json by the detector they belong to, beside those of today; those of
-networks that were trained for one result and not kept cannot be computed again: there the key becomes `fingerprint_v1`.
+Run once when `fingerprint` stopped hashing module paths, defaults and thresholds, and kept as the record of that. The
+first fingerprints, of version 0.1.0, stand in fingerprints.json by the detector they belong to, beside those of today.
+Networks that were trained for one result and not kept cannot be loaded again: their key becomes `fingerprint_v1`.
 Nothing else in a result changes. Where a config's fields or a network's tensors get new names, run it again."""
 
 import argparse
@@ -20,7 +20,7 @@ RECORD, RESULTS = HOME / "fingerprints.json", HOME.parent / "data" / "results"
 
 
 def detector_of(name: str) -> Detector:
-    """The detector that a name in the record stands for: a packaged one, with `(default sampler)` or as it is, or the floor."""
+    """The detector of a name in the record: `"everything"`, or a packaged one, perhaps `(default sampler)`."""
     if name == "everything":
         return EverythingPositive()
     packaged, _, how = name.partition(" ")

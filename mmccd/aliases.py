@@ -83,7 +83,8 @@ MOVED: dict[str, dict[str, str]] = {
     },
     "detector": {
         "files": "write_atomic",
-        "weights.hub": "WEIGHTS damage find_weights packaged tensor_file",
+        "weights.hub": "WEIGHTS find_weights packaged",
+        "weights.storage": "tensor_file",
     },
     "diffusion": {
         "diffusion": "at=extract signal_left=alphas_cumprod",

@@ -4,6 +4,7 @@ the interface needs.
 `detector` is calibrated or not, on the CPU, and small enough to make a dozen maps of 32x32 slices."""
 
 import json
+import re
 from dataclasses import dataclass
 
 import pytest
@@ -58,7 +59,8 @@ def law_non_negative_and_zero_outside(detector, x, brain):
     assert a.shape == x.shape
     assert a.dtype == torch.float32
     assert not a.requires_grad
-    assert a.isfinite().all() and (a >= 0).all(), "a map is finite and non-negative"
+    assert a.isfinite().all(), "a map is finite"
+    assert (a >= 0).all(), "a map is not negative"
     assert (a[~brain] == 0).all(), "a map is exactly zero outside the brain"
     assert a[brain].any(), "a map that is zero everywhere says nothing"
 
@@ -124,9 +126,8 @@ def law_plain_errors(detector, x, brain):
         (x.numpy(), brain, "tensor"),
     ]
     for xs, mask, word in bad:
-        with pytest.raises(ValueError) as e:
+        with pytest.raises(ValueError, match=re.escape(word)) as e:
             maps(detector, xs, mask)
-        assert word in str(e.value)
         assert "\n" not in str(e.value)
 
 

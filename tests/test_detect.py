@@ -3,18 +3,18 @@ import os
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
-import mmccd.detect as detect_module
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from detector_laws import Tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from scipy import ndimage
-from test_detector import Tiny
 from toy_cases import AFFINE, tree, volumes, write_case
 
+import mmccd.detect as detect_module
 from mmccd.cases.case import Case
 from mmccd.cases.grid import protocol_slices, volume_ml
 from mmccd.cases.names import find_cases

@@ -13,7 +13,7 @@ from mmccd.masked_diffusion import MMCCD, load_frozen_decoder, with_config
 from mmccd.registry import METHODS, new_detector
 from mmccd.training.run import train
 from mmccd.unet import preset
-from mmccd.weights.hub import WEIGHTS, packaged
+from mmccd.weights.hub import packaged, packaged_places
 
 
 def run_folder(plan: Plan, method: str) -> Path:
@@ -126,7 +126,7 @@ def load_entry(plan: Plan, entry: Entry) -> Detector:
         config: dict[str, Any] = {"input": entry.input} if entry.input else {}
         d = new_detector(entry.method, normalisation=normalisation, **config)
     elif entry.shipped:
-        d = load_detector(WEIGHTS / entry.key.removesuffix(" shipped"))
+        d = load_detector(packaged_places()[entry.key.removesuffix(" shipped")])
     else:
         d = load_detector(run_folder(plan, entry.method))
         d = d.for_pair(entry.input, entry.target) if entry.target else d.for_modality(entry.input)

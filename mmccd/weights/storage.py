@@ -93,7 +93,7 @@ def choose_variant(about: dict[str, Any], variant: str | None) -> dict[str, Any]
 
 
 def tensor_file(folder: Path, about: dict[str, Any]) -> Path:
-    """Where the numbers lie: beside `config.json`; in version 0.1.0 several detectors could share a neighbouring folder."""
+    """Where the numbers lie: beside `config.json`; in version 0.1.0 several could share a neighbouring folder."""
     return (folder.parent / Path(about["tensors"]).name if "tensors" in about else folder) / TENSORS
 
 
