@@ -1,0 +1,269 @@
+"""How a masked cycle should be used: samplers by cost, poolings, options and widths of the strip, on validation gliomas."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from evidence import MODALITIES, PAIRS, Evidence, Job, in_parallel
+
+from mmccd.benchmark.dataset import places, subject
+from mmccd.cases.phantoms import Phantoms
+from mmccd.cases.prepare import prepare
+from mmccd.cases.store import SliceStore
+from mmccd.detector import Detector, fingerprint, load_detector
+from mmccd.intensity import BACKGROUND, DEFAULT
+from mmccd.masked_diffusion import Sampler, healthy_mean, with_config
+from mmccd.masking import MaskPlan, pool, std_over_masks
+from mmccd.scoring import average_precision, summarise
+from mmccd.slices import resize, resize_back, resize_labels
+
+POOLS = {
+    "mean": pool,
+    "min": lambda e, m: pool(e, m, "min"),
+    "median": lambda e, m: pool(e, m, "median"),
+    "spread": std_over_masks,
+}
+SHIPPED, DIVIDED, AVERAGED = "as shipped", "divided by healthy means", "both targets averaged"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the recipe says.
+
+    Attributes:
+        validation: The phantoms: gliomas that are scored, and healthy subjects for the means.
+        weights: Names of detectors; the first is used with all samplers.
+        samplers: Fields of `Sampler` by name of the setting.
+        control: A setting that is shown, but cannot be chosen.
+        pairs: Settings that are tried with all pairs; the second is what the others are compared with.
+        pooled: Settings whose poolings are compared, besides the one that is chosen.
+        widths: Pixels hidden across; 0: nothing is hidden, and the whole slice is compared.
+        most: Evaluations that the chosen setting may need.
+        margin: How far its mean AP may lie below that of `paper`.
+    """
+
+    validation: dict[str, Any]
+    weights: list[str]
+    samplers: dict[str, dict[str, Any]]
+    control: str
+    pairs: list[str]
+    pooled: list[str]
+    widths: list[int]
+    most: int
+    margin: float
+
+
+def network_fingerprint(name: str) -> str:
+    """Fingerprint of the networks, whatever sampler and threshold they come with."""
+    d = load_detector(name)
+    if hasattr(d.config, "sampler"):
+        d = with_config(d, sampler=Sampler())
+    d.calibration = None
+    return fingerprint(d)
+
+
+# what a setting does with a slice
+
+
+def generator() -> torch.Generator:
+    """The same noise for every setting."""
+    return torch.Generator().manual_seed(0)
+
+
+def at_network_size(batch: dict, input: str, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """A slice and its brain as the detector is given them."""
+    return resize(batch[input], size, BACKGROUND.get(DEFAULT, -1.0)), resize_labels(batch["brain"], size)
+
+
+def score(anomaly: torch.Tensor, batch: dict, evaluations: int) -> dict[str, float]:
+    """AP of a map at the network's size, and its mean inside and outside the lesion."""
+    brain, lesion = batch["brain"], batch["lesion"]
+    a = resize_back(anomaly, brain.shape[-2:])
+    means = {"lesion": a[brain & lesion].mean().item(), "rest": a[brain & ~lesion].mean().item()}
+    return {"ap": average_precision(a[brain], lesion[brain]), **means, "evaluations": evaluations}
+
+
+def by_sampler(detector: Detector, batch: dict, sampler: Sampler) -> dict[str, dict]:
+    """Scores of one sampler by pooling."""
+    c = detector.config
+    x, brain = at_network_size(batch, c.input, c.size)
+    found = detector.maps(x, brain, generator(), sampler=sampler, pools=tuple(POOLS.values()))
+    plan = MaskPlan(sampler.family(c.size), brain, skip=sampler.skip)
+    cost = plan.cost(sampler.steps if c.diffusion else 1)
+    return {name: score(torch.where(brain, a, 0.0), batch, cost) for name, a in zip(POOLS, found)}
+
+
+def by_detector(detector: Detector, batch: dict, healthy: torch.Tensor | float = 1.0) -> dict[str, dict]:
+    """Scores of the detector's own map, divided by its mean over healthy subjects."""
+    c, cost = detector.config, 2
+    x, brain = at_network_size(batch, c.input, c.size)
+    if hasattr(c, "sampler"):
+        cost = MaskPlan(c.sampler.family(c.size), brain).cost(c.sampler.steps if c.diffusion else 1) * (1 + len(c.also))
+    return {"mean": score(detector.anomaly_map(x, brain, generator()) / healthy, batch, cost)}
+
+
+@torch.no_grad()
+def unmasked(detector: Detector, batch: dict) -> dict[str, dict]:
+    """Scores where nothing is hidden and every pixel is compared: MMCCD without masks."""
+    x, brain = at_network_size(batch, detector.config.input, detector.config.size)
+    trace = detector.trace(x, torch.zeros_like(brain), brain, generator(), Sampler())
+    return {"mean": score(trace.error, batch, 2)}
+
+
+def mean_over_healthy(plan: Evidence, detector: Detector) -> torch.Tensor:
+    """The mean map of the healthy validation subjects, every fourth slice."""
+    store, c = SliceStore(places(plan)["test"]), detector.config
+    batches = [subject(plan, store, id).batch for id in store.ids if "healthy" in id]
+    both = [at_network_size(b, c.input, c.size) for b in batches]
+    return healthy_mean(detector, *(torch.cat(v) for v in zip(*both)), generator())
+
+
+@lru_cache(maxsize=4)
+def scorer(plan: Evidence, weights: str, setting: str, sampler: Sampler | None) -> Callable[[dict], dict]:
+    """The function that scores a slice under a setting."""
+    detector = load_detector(weights)
+    if sampler:
+        return lambda batch: by_sampler(detector, batch, sampler)
+    if setting == SHIPPED:
+        return lambda batch: by_detector(detector, batch)
+    if setting == DIVIDED:
+        mean = mean_over_healthy(plan, detector)
+        return lambda batch: by_detector(detector, batch, mean)
+    if setting == AVERAGED:
+        c = detector.config
+        both = with_config(detector, also=tuple(m for m in c.modalities if m not in (c.input, c.target)))
+        return lambda batch: by_detector(both, batch)
+    return lambda batch: unmasked(detector, batch)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One setting of one detector on one subject."""
+
+    weights: str
+    setting: str
+    id: str
+    sampler: Sampler | None = None
+
+    @property
+    def key(self) -> str:
+        return f"{self.weights} | {self.setting} | {self.id}"
+
+
+def measure(plan: Evidence, task: Task) -> dict[str, dict] | None:
+    """The scores of a task by pooling; None for a subject without lesion at the places that count."""
+    s = subject(plan, SliceStore(places(plan)["test"]), task.id)
+    return scorer(plan, task.weights, task.setting, task.sampler)(s.batch) if s.lesion_cm2 else None
+
+
+# all of them
+
+
+def pairs_of(weights: str) -> list[str]:
+    """The names of all six pairs of a method."""
+    return [f"{weights.split('-')[0]}-{x}-{y}" for x, y in PAIRS]
+
+
+def tasks(o: Options, ids: list[str]) -> list[Task]:
+    """All samplers with the first weights, some with all pairs; options and widths with all weights."""
+    samplers = {k: Sampler(**v) for k, v in o.samplers.items()}
+    wanted = [(o.weights[0], s, samplers[s]) for s in sorted(samplers, key=lambda s: samplers[s].steps)]
+    wanted += [(w, s, samplers[s]) for w in pairs_of(o.weights[0]) if w != o.weights[0] for s in o.pairs]
+    for w in o.weights:
+        c = load_detector(w).config
+        masked = hasattr(c, "sampler")
+        wanted += [(w, s, None) for s in (SHIPPED, DIVIDED, *([AVERAGED] if masked and c.diffusion else []))]
+        wanted += [(w, f"width {v}", Sampler(width=v) if v else None) for v in o.widths if masked]
+    return [Task(w, s, id, sampler) for w, s, sampler in wanted for id in ids]
+
+
+def measure_all(o: Options, plan: Evidence, job: Job) -> dict[tuple[str, str], list[dict]]:
+    """The rows of every (weights, setting), in the order of subjects; an interrupted run goes on from its file."""
+    store = SliceStore(places(plan)["test"])
+    todo = tasks(o, [id for id in store.ids if "glioma" in id])
+    prints = {w: network_fingerprint(w) for w in {t.weights for t in todo}}
+    file, done = Path(plan.out) / "rows.jsonl", {}
+    for line in file.read_text().splitlines() if file.exists() else ():
+        if line.endswith("}") and (row := json.loads(line))["fingerprint"] == prints.get(row["weights"]):
+            done[row["key"]] = row["found"]
+    rest = [t for t in todo if t.key not in done]
+    with file.open("a") as out:
+        for k, (t, found) in enumerate(zip(rest, in_parallel(measure, [(plan, t) for t in rest], job.jobs))):
+            done[t.key] = found
+            row = {"key": t.key, "weights": t.weights, "fingerprint": prints[t.weights], "found": found}
+            print(json.dumps(row), file=out, flush=True)
+            if k % 20 == 0:
+                job.say(f"{k} of {len(rest)}: {t.weights}, {t.setting}")
+    rows: dict[tuple[str, str], list[dict]] = {}
+    for t in todo:
+        if found := done[t.key]:
+            rows.setdefault((t.weights, t.setting), []).append({"id": t.id, **found})
+    return rows
+
+
+def line(rows: list[dict], base: list[dict], pooling: str = "mean", other: str = "mean") -> dict[str, Any]:
+    """A setting in numbers: AP, AP less that of `base` by subject, evaluations, mean map in the lesion and the rest."""
+    own, rival = [r[pooling] for r in rows], [r[other] for r in base]
+    gain = [{"ap": a["ap"] - b["ap"]} for a, b in zip(own, rival, strict=True)]
+    means = {c: summarise(own, c)["mean"] for c in ("evaluations", "lesion", "rest")}
+    return {"ap": summarise(own, "ap"), "difference": summarise(gain, "ap"), **means}
+
+
+def cheapest(lines: dict[str, dict], o: Options) -> str | None:
+    """The setting with fewest evaluations, at most `most`, whose mean AP is at most `margin` below that of `paper`."""
+    able = [
+        k
+        for k, v in lines.items()
+        if k != o.control and v["evaluations"] <= o.most and v["difference"]["mean"] >= -o.margin
+    ]
+    return min(able, key=lambda k: lines[k]["evaluations"], default=None)
+
+
+def summary(rows: dict, o: Options) -> dict[str, Any]:
+    """What follows from the rows."""
+    first = o.weights[0]
+    samplers = {s: line(rows[first, s], rows[first, "paper"]) for s in o.samplers}
+    fast = cheapest(samplers, o)
+    pooled = [s for s in (*o.pooled, fast) if s]
+    pairs = {w: {s: line(rows[w, s], rows[w, o.pairs[1]]) for s in o.pairs} for w in pairs_of(first)}
+    options = {
+        w: {s: line(rows[w, s], rows[w, SHIPPED]) for s in (SHIPPED, DIVIDED, AVERAGED) if (w, s) in rows}
+        for w in o.weights
+    }
+    widths = {
+        w: {str(v): line(rows[w, f"width {v}"], rows[w, "width 8"]) for v in o.widths}
+        for w in o.weights
+        if (w, "width 8") in rows
+    }
+    return {
+        "samplers": samplers,
+        "fast": fast,
+        "pooling": {s: {p: line(rows[first, s], rows[first, s], p) for p in POOLS} for s in dict.fromkeys(pooled)},
+        "options": options,
+        "widths": widths,
+        "pairs": pairs,
+    }
+
+
+def run(options: dict[str, Any], job: Job) -> dict[str, Any]:
+    """Measure all settings and choose the default sampler by the rule."""
+    o = Options(**options)
+    phantoms = Phantoms(**o.validation)
+    plan = Evidence(job.work / f"phantoms-{phantoms.seed}", test=phantoms, calibrate=phantoms, healthy_slices=5)
+    r, place = plan.recipe, places(plan)["test"]
+    prepare(phantoms, place, size=r.scored, slices=r.places, modalities=list(MODALITIES), jobs=job.jobs)
+    rows = measure_all(o, plan, job)
+    rule = f"fast: fewest evaluations, at most {o.most}, with a mean AP at most {o.margin} below that of paper, on "
+    return {
+        "seed": phantoms.seed,
+        "rule": rule + o.weights[0],
+        "weights": {w: network_fingerprint(w) for w in o.weights},
+        "patients": [r["id"] for r in rows[o.weights[0], "paper"]],
+        **summary(rows, o),
+    }

@@ -1,0 +1,62 @@
+"""The packaged plain thresholds as they come, on phantoms of a seed that the phantom was not adjusted on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from evidence import KINDS, Job, in_parallel, over_subjects
+
+from mmccd.cases.case import Case
+from mmccd.detection.maps import anomaly_volume
+from mmccd.detector import load_detector
+from mmccd.phantom import make_phantom
+from mmccd.scoring import everything_positive, score_subjects, slice_protocol
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the recipe says: subjects by kind, their seed, and the inputs."""
+
+    subjects: dict[str, int]
+    seed: int
+    inputs: list[str]
+
+
+def measure(kind: str, seed: int, index: int, inputs: list[str]) -> tuple[str, dict[str, Any]]:
+    """(id, by input the scores and the truth of the slice with most lesion); of a healthy subject the false alarms."""
+    p = make_phantom(kind, seed, index, range(70, 90), twin=False)
+    out: dict[str, Any] = {}
+    for m in inputs:
+        case, detector = Case.from_phantom(p, modalities=[m]), load_detector(f"threshold-{m}")
+        a, truth = anomaly_volume(case, detector, m), p.labels > 0
+        if kind == "healthy":
+            out[m] = float((a > detector.threshold)[case.brain].mean())
+        elif (truth & case.brain).any():
+            out[m] = slice_protocol(a, truth, case.brain, slices=range(20))
+    return p.id, out
+
+
+def run(options: dict[str, Any], job: Job) -> dict[str, Any]:
+    """Score every input on every kind of lesion, with everything positive beside."""
+    o = Options(**options)
+    tasks = [(kind, o.seed, i, o.inputs) for kind, n in o.subjects.items() for i in range(n)]
+    made: dict[str, list] = {}
+    for task, found in zip(tasks, in_parallel(measure, tasks, job.jobs)):
+        made.setdefault(task[0], []).append(found)
+    kinds: dict[str, dict] = {}
+    for kind in (k for k in KINDS if k in made):
+        subjects = {m: [(id, *r[m]) for id, r in made[kind] if m in r] for m in o.inputs}
+        kinds[kind] = {
+            f"threshold on {m.upper()}": score_subjects(v, load_detector(f"threshold-{m}").threshold)
+            for m, v in subjects.items()
+        }
+        floor = everything_positive(subjects[o.inputs[-1]])
+        kinds[kind]["everything positive"] = score_subjects(floor, 0.0, origin="none: true by definition")
+    alarms = {m: over_subjects([r[m] for _, r in made.get("healthy", [])]) for m in o.inputs}
+    return {
+        "seed": o.seed,
+        "kinds": kinds,
+        "healthy_fpr": {m: {k: v for k, v in a.items() if k in ("n", "mean", "sd", "max")} for m, a in alarms.items()},
+        "left_out": [f"{id}: no lesion in slices 70 to 89" for k in kinds for id, r in made[k] if not r],
+    }
