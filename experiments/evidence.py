@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 from mmccd import __version__, phantom
-from mmccd.benchmark.dataset import Subject, load_evaluation_set, make_stores, places
-from mmccd.benchmark.measure import count_evaluations, maps
+from mmccd.benchmark.dataset import ScoredSubject, load_evaluation_set, make_stores, store_paths
+from mmccd.benchmark.measure import anomaly_maps, count_evaluations
 from mmccd.benchmark.plan import RECIPES, Plan, Recipe
 from mmccd.cases.phantoms import Phantoms
 from mmccd.cases.store import SliceStore
@@ -83,8 +83,8 @@ class Evidence(Plan):
             scored=self.scored,
             test=self.test,
             calibrate=self.calibrate,
-            judged=self.calibration_slices,
-            each=self.healthy_slices,
+            calibration_slices=self.calibration_slices,
+            healthy_slices=self.healthy_slices,
         )
 
 
@@ -165,15 +165,15 @@ class OneWay:
 def row_maps(row: Row, detector: Detector, batch: dict) -> torch.Tensor:
     """The anomaly maps (b 1 h w) of a row, with the same noise for every subject."""
     if row.method != "one-way":
-        return maps(detector, batch, 0)
+        return anomaly_maps(detector, batch, 0)
     both = torch.cat([batch[m] for m in row.needs], 1)
-    return maps(OneWay(detector), batch | {"+".join(row.needs): both}, 0)
+    return anomaly_maps(OneWay(detector), batch | {"+".join(row.needs): both}, 0)
 
 
 # the measurement
 
 
-def protocol_pixels(subject: Subject, anomaly: torch.Tensor) -> tuple:
+def protocol_pixels(subject: ScoredSubject, anomaly: torch.Tensor) -> tuple:
     """(id, scores, truth) of the brain's pixels in the slice with most lesion."""
     volumes = (to_volume(v) for v in (anomaly, subject.batch["lesion"], subject.batch["brain"]))
     return subject.id, *slice_protocol(*volumes, range(1))
@@ -218,7 +218,7 @@ def over_subjects(values: list[float]) -> dict[str, Any]:
     return {"n": len(values), "mean": float(np.mean(values)), "sd": sd, "max": max(values), "low": low, "high": high}
 
 
-def outline(s: Subject) -> list:
+def outline(s: ScoredSubject) -> list:
     """What a subject is, whatever detector it is given to: id, place, lesion in cm2, pixels, prevalence."""
     truth = s.batch["lesion"][s.batch["brain"]]
     return [s.id, s.place, s.lesion_cm2, truth.numel(), truth.double().mean().item()]
@@ -226,7 +226,11 @@ def outline(s: Subject) -> list:
 
 def describe_evidence(plan: Evidence) -> dict[str, Any]:
     """Seeds, rule of the threshold, subjects: what all results on the evidence have in common."""
-    data, r, stores = load_evaluation_set(plan), plan.recipe, {k: SliceStore(p) for k, p in places(plan).items() if p.exists()}
+    data, r, stores = (
+        load_evaluation_set(plan),
+        plan.recipe,
+        {k: SliceStore(p) for k, p in store_paths(plan).items() if p.exists()},
+    )
     wanted = {"evidence": (plan.test, stores["test"]), "calibration": (plan.calibrate, stores["calibrate"])}
     missing = {k: sorted({id for id, _ in p.tasks()} - set(s.ids)) for k, (p, s) in wanted.items()}
     return {
@@ -234,7 +238,7 @@ def describe_evidence(plan: Evidence) -> dict[str, Any]:
         "fpr": r.fpr,
         "missing": {k: ids for k, ids in missing.items() if ids},
         "calibrated_on": data.basis,
-        "left_out": [f"{id}: no lesion at places {r.places[0]} to {r.places[-1]}" for id in data.left_out],
+        "left_out": [f"{id}: no lesion at places {r.test_places[0]} to {r.test_places[-1]}" for id in data.left_out],
     }
 
 

@@ -149,7 +149,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--device", default="cpu", help="auto, cpu, cuda or mps")
     parser.add_argument("--check", action="store_true", help="compare with data/results instead of writing there")
-    parser.add_argument("--tiny", action="store_true", help="a trial on a few small phantoms; needs --out to be written")
+    parser.add_argument(
+        "--tiny", action="store_true", help="a trial on a few small phantoms; needs --out to be written"
+    )
     parser.add_argument(
         "--set", nargs="*", default=[], metavar="NAME=YAML", help="options of the probe that differ from the recipe"
     )

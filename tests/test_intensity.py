@@ -175,7 +175,7 @@ def test_the_default_is_what_the_record_says():
 
 def test_the_measurement_itself():
     "A ruler that is moved by the lesion must be caught, one that is not must score 0."
-    from compare_normalisation import compare
+    from probes.normalisation import compare
 
     rng, patients = np.random.default_rng(0), []
     for i in range(3):

@@ -8,7 +8,17 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from evidence import PAIRS, Evidence, Job, Row, describe_evidence, evaluate, load_evaluation_set, make_rows, open_evidence
+from evidence import (
+    PAIRS,
+    Evidence,
+    Job,
+    Row,
+    describe_evidence,
+    evaluate,
+    load_evaluation_set,
+    make_rows,
+    open_evidence,
+)
 from probes import derived, lesion, taken, translation
 
 from mmccd.files import round_floats
@@ -83,7 +93,12 @@ def run_record(run: Path) -> dict[str, Any]:
     """What the networks of a run of training have seen."""
     record = json.loads((run / "train.json").read_text())
     about, last = record["about"], record["result"]
-    seen = {"status": record["status"], "data": about["data"]["what"], "steps": last["step"], "samples": last["samples"]}
+    seen = {
+        "status": record["status"],
+        "data": about["data"]["what"],
+        "steps": last["step"],
+        "samples": last["samples"],
+    }
     return seen | {k: about["training"][k] for k in ("lr", "batch_size", "seed")}
 
 

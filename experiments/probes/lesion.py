@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from evidence import MODALITIES, Evidence, Row, protocol_pixels, row_maps
 
-from mmccd.benchmark.dataset import Subject, load_evaluation_set
+from mmccd.benchmark.dataset import ScoredSubject, load_evaluation_set
 from mmccd.detector import Detector
 from mmccd.intensity import BACKGROUND
 from mmccd.masked_diffusion import with_config
@@ -22,7 +22,7 @@ COLUMNS = ("copied", "contrast", "inside", "outside")
 LEAST = 20  # pixels of a tissue, for an AUROC that says something
 
 
-def healthy_twin(s: Subject, seed: int, modalities: tuple[str, ...]) -> dict[str, torch.Tensor]:
+def healthy_twin(s: ScoredSubject, seed: int, modalities: tuple[str, ...]) -> dict[str, torch.Tensor]:
     """The same slice of the subject's healthy twin, by modality, and its tissue.
 
     The twin is normalised as the patient is; how, is read off the patient's own slice, which lies in the store.
@@ -49,7 +49,7 @@ def reconstruct(detector: Detector, x: torch.Tensor, brain: torch.Tensor) -> tor
 
 
 @torch.no_grad()
-def copied_share(detector: Detector, s: Subject, twin: dict[str, torch.Tensor]) -> tuple[float, ...] | None:
+def copied_share(detector: Detector, s: ScoredSubject, twin: dict[str, torch.Tensor]) -> tuple[float, ...] | None:
     """`COLUMNS` of one subject, at the network's size; None where the lesion is lost in the network's pixels.
 
     `copied` is <x_hat - twin, x - twin> / <x - twin, x - twin> over the lesion: 1 if the lesion comes back, 0 if the
@@ -69,7 +69,7 @@ def copied_share(detector: Detector, s: Subject, twin: dict[str, torch.Tensor]) 
 
 
 @lru_cache(1)
-def pairs_of(plan: Evidence) -> list[tuple[Subject, dict]]:
+def pairs_of(plan: Evidence) -> list[tuple[ScoredSubject, dict]]:
     """The gliomas of the evidence, each with its healthy twin."""
     gliomas = [s for s in load_evaluation_set(plan).subjects if s.kind == "glioma"]
     return [(s, healthy_twin(s, plan.test.seed, plan.modalities)) for s in gliomas]
@@ -112,7 +112,7 @@ def depths(measured, detectors: list[str], depths: list[int]) -> list[dict[str, 
                     "detector": f"{method}-{input}",
                     "noise": detector.config.noise,
                     "depth": depth,
-                    "evaluations": detector.config.looks,
+                    "evaluations": detector.config.n_steps,
                     "summary": {c: scores["summary"][c] for c in ("ap", "auroc", "dice_oracle")},
                     "copied": summarise(copied, "copied"),
                 }
@@ -131,7 +131,7 @@ def tissues(measured, tissues: list[str]) -> dict[str, dict]:
     return out
 
 
-def tissue_scores(anomaly: torch.Tensor, s: Subject, twin: dict, tissues: list[str]) -> dict[str, float | None]:
+def tissue_scores(anomaly: torch.Tensor, s: ScoredSubject, twin: dict, tissues: list[str]) -> dict[str, float | None]:
     """The AUROC of one subject by tissue; None where there is hardly any of it."""
     brain, out = s.batch["brain"], {}
     lesion = s.batch["lesion"] & brain

@@ -54,6 +54,8 @@ def run(options: dict[str, Any], job: Job) -> dict[str, Any]:
     lines = [(f"{m} {k}", r[k], r["real"][k], r["tolerance"][k]) for m, r in modalities.items() for k in r["real"]]
     for name, got, real, allowed in [*lines, ("prevalence", prevalence, prevalence["real"], prevalence["tolerance"])]:
         good = "ok" if abs(got["mean"] - real) <= allowed else "OUTSIDE"
-        job.say(f"{name:12} {got['mean']:.3f} ± {got['sd']:.3f} (sd)   real {real:.2f} ± {allowed:.2f} allowed   {good}")
+        job.say(
+            f"{name:12} {got['mean']:.3f} ± {got['sd']:.3f} (sd)   real {real:.2f} ± {allowed:.2f} allowed   {good}"
+        )
     about = {"kind": "glioma", "n": o.n, "seed": o.seed}
     return about | {"modalities": modalities, "prevalence": prevalence, "subjects": rows}

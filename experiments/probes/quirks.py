@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from evidence import Evidence, Job, describe_evidence, open_evidence
 
-from mmccd.benchmark.dataset import Subject, load_evaluation_set
-from mmccd.benchmark.measure import maps
+from mmccd.benchmark.dataset import ScoredSubject, load_evaluation_set
+from mmccd.benchmark.measure import anomaly_maps
 from mmccd.detector import Detector, fingerprint, load_detector
 from mmccd.files import round_floats
 from mmccd.masking import published_masks
@@ -36,18 +36,18 @@ class Options:
 class Slices:
     """Test slices, one a subject, gliomas first, and healthy slices of other subjects that set thresholds."""
 
-    test: list[Subject]
+    test: list[ScoredSubject]
     healthy: dict
 
 
-def with_most_brain(s: Subject) -> Subject:
+def with_most_brain(s: ScoredSubject) -> ScoredSubject:
     """A healthy subject, of whose slices only the one with most brain is left."""
     k = int(s.batch["brain"].flatten(1).sum(1).argmax())
-    return s._replace(place=s.place + k, batch={m: x[[k]] for m, x in s.batch.items()})
+    return replace(s, place=s.place + k, batch={m: x[[k]] for m, x in s.batch.items()})
 
 
 def collect(plan: Evidence) -> Slices:
-    """The slices that are scored: of a glioma the one with most lesion, of a healthy subject the one with most brain."""
+    """The slices that are scored: of gliomas those with most lesion, of healthy subjects those with most brain."""
     data = load_evaluation_set(plan)
     gliomas = [s for s in data.subjects if s.kind == "glioma"]
     return Slices(gliomas + [with_most_brain(s) for s in data.healthy], data.calibration)
@@ -86,8 +86,8 @@ def score(anomaly: list, slices: Slices, healthy: tuple, fpr: float, quirks: Qui
 
 def measure(detector: Detector, slices: Slices, fpr: float, size: int) -> dict[str, dict]:
     """All protocols on the maps of one detector, which are made once."""
-    anomaly = [maps(detector, s.batch, 0)[0, 0].numpy() for s in slices.test]
-    calibration = maps(detector, slices.healthy, 0)[:, 0].numpy(), slices.healthy["brain"][:, 0].numpy()
+    anomaly = [anomaly_maps(detector, s.batch, 0)[0, 0].numpy() for s in slices.test]
+    calibration = anomaly_maps(detector, slices.healthy, 0)[:, 0].numpy(), slices.healthy["brain"][:, 0].numpy()
     healthy = tuple(list(v) for v in calibration)
     return {name: score(anomaly, slices, healthy, fpr, *how) for name, how in protocols(size)}
 

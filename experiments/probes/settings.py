@@ -1,4 +1,4 @@
-"""How a masked cycle should be used: samplers by cost, poolings, options and widths of the strip, on validation gliomas."""
+"""How a masked cycle should be used: samplers by cost, poolings, options, widths of the strip."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from evidence import MODALITIES, PAIRS, Evidence, Job, in_parallel
 
-from mmccd.benchmark.dataset import places, subject
+from mmccd.benchmark.dataset import load_subject, store_paths
 from mmccd.cases.phantoms import Phantoms
 from mmccd.cases.prepare import prepare
 from mmccd.cases.store import SliceStore
@@ -104,7 +104,9 @@ def by_detector(detector: Detector, batch: dict, healthy: torch.Tensor | float =
     c, cost = detector.config, 2
     x, brain = at_network_size(batch, c.input, c.size)
     if hasattr(c, "sampler"):
-        cost = MaskPlan(c.sampler.family(c.size), brain).cost(c.sampler.steps if c.diffusion else 1) * (1 + len(c.also))
+        cost = MaskPlan(c.sampler.family(c.size), brain).cost(c.sampler.steps if c.diffusion else 1) * (
+            1 + len(c.extra_targets)
+        )
     return {"mean": score(detector.anomaly_map(x, brain, generator()) / healthy, batch, cost)}
 
 
@@ -118,8 +120,8 @@ def unmasked(detector: Detector, batch: dict) -> dict[str, dict]:
 
 def mean_over_healthy(plan: Evidence, detector: Detector) -> torch.Tensor:
     """The mean map of the healthy validation subjects, every fourth slice."""
-    store, c = SliceStore(places(plan)["test"]), detector.config
-    batches = [subject(plan, store, id).batch for id in store.ids if "healthy" in id]
+    store, c = SliceStore(store_paths(plan)["test"]), detector.config
+    batches = [load_subject(plan, store, id).batch for id in store.ids if "healthy" in id]
     both = [at_network_size(b, c.input, c.size) for b in batches]
     return healthy_mean(detector, *(torch.cat(v) for v in zip(*both)), generator())
 
@@ -137,7 +139,7 @@ def scorer(plan: Evidence, weights: str, setting: str, sampler: Sampler | None) 
         return lambda batch: by_detector(detector, batch, mean)
     if setting == AVERAGED:
         c = detector.config
-        both = with_config(detector, also=tuple(m for m in c.modalities if m not in (c.input, c.target)))
+        both = with_config(detector, extra_targets=tuple(m for m in c.modalities if m not in (c.input, c.target)))
         return lambda batch: by_detector(both, batch)
     return lambda batch: unmasked(detector, batch)
 
@@ -158,7 +160,7 @@ class Task:
 
 def measure(plan: Evidence, task: Task) -> dict[str, dict] | None:
     """The scores of a task by pooling; None for a subject without lesion at the places that count."""
-    s = subject(plan, SliceStore(places(plan)["test"]), task.id)
+    s = load_subject(plan, SliceStore(store_paths(plan)["test"]), task.id)
     return scorer(plan, task.weights, task.setting, task.sampler)(s.batch) if s.lesion_cm2 else None
 
 
@@ -185,7 +187,7 @@ def tasks(o: Options, ids: list[str]) -> list[Task]:
 
 def measure_all(o: Options, plan: Evidence, job: Job) -> dict[tuple[str, str], list[dict]]:
     """The rows of every (weights, setting), in the order of subjects; an interrupted run goes on from its file."""
-    store = SliceStore(places(plan)["test"])
+    store = SliceStore(store_paths(plan)["test"])
     todo = tasks(o, [id for id in store.ids if "glioma" in id])
     prints = {w: network_fingerprint(w) for w in {t.weights for t in todo}}
     file, done = Path(plan.out) / "rows.jsonl", {}
@@ -256,8 +258,8 @@ def run(options: dict[str, Any], job: Job) -> dict[str, Any]:
     o = Options(**options)
     phantoms = Phantoms(**o.validation)
     plan = Evidence(job.work / f"phantoms-{phantoms.seed}", test=phantoms, calibrate=phantoms, healthy_slices=5)
-    r, place = plan.recipe, places(plan)["test"]
-    prepare(phantoms, place, size=r.scored, slices=r.places, modalities=list(MODALITIES), jobs=job.jobs)
+    r, place = plan.recipe, store_paths(plan)["test"]
+    prepare(phantoms, place, size=r.scored, slices=r.test_places, modalities=list(MODALITIES), jobs=job.jobs)
     rows = measure_all(o, plan, job)
     rule = f"fast: fewest evaluations, at most {o.most}, with a mean AP at most {o.margin} below that of paper, on "
     return {

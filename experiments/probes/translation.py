@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from evidence import Row
+
 from mmccd.benchmark.dataset import load_evaluation_set
 from mmccd.detector import Detector
 from mmccd.intensity import BACKGROUND

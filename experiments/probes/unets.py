@@ -87,7 +87,9 @@ def run(options: dict[str, Any], job: Job) -> dict[str, Any]:
     data, val = (store.dataset(parts[k]) for k in ("train", "val"))
     for name, changes in o.networks.items():
         with single_thread():
-            config = preset("tiny", labels=len(PAIRS), **{k: tuple(v) if isinstance(v, list) else v for k, v in changes.items()})
+            config = preset(
+                "tiny", labels=len(PAIRS), **{k: tuple(v) if isinstance(v, list) else v for k, v in changes.items()}
+            )
             row = found[name] = learn(config, data, val, o.seconds, o.lr)
         job.say(f"{name:38} {row['parameters']:8,} parameters, {row['steps']:5} steps, loss {row['val_loss']:.4f}")
     about = {"seed": phantoms.seed, "seconds": float(o.seconds)}
