@@ -90,7 +90,7 @@ class CountedNetworks:
 
     def g(self, y: torch.Tensor) -> torch.Tensor:
         self.calls += len(y)
-        return self.detector.back(y, self.brain)
+        return self.detector.translate_back(y, self.brain)
 
 
 # one way in one process

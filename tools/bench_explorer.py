@@ -27,13 +27,13 @@ from tempfile import TemporaryDirectory
 import browser
 import numpy as np
 import torch
-from bench_inference import rounded
 
 from mmccd.detector import fingerprint
 from mmccd.explorer.canvas import PALETTE
 from mmccd.explorer.controls import limits
 from mmccd.explorer.explorer import Explorer
 from mmccd.explorer.view import SWEEPS
+from mmccd.files import round_floats as rounded
 from mmccd.files import write_atomic
 from mmccd.phantom import KINDS
 from mmccd.runtime import pick_device

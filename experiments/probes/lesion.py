@@ -45,7 +45,7 @@ def reconstruct(detector: Detector, x: torch.Tensor, brain: torch.Tensor) -> tor
     """What a network gives back of slices at its own size."""
     if hasattr(detector, "reconstruct"):
         return detector.reconstruct(x, brain, torch.Generator(detector.device).manual_seed(0))
-    return detector.back(detector.translate(x, brain), brain)
+    return detector.translate_back(detector.translate(x, brain), brain)
 
 
 @torch.no_grad()

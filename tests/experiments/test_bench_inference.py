@@ -2,8 +2,8 @@
 
 import json
 
-import bench_inference as tool
 import numpy as np
+import inference as tool
 import pytest
 import torch
 
@@ -48,7 +48,7 @@ def two_slices():
 
 @torch.no_grad()
 def run(way, toy, **how):
-    timed, warm, calls = tool.prepare_way(way, load_detector(toy), *two_slices(), **how)
+    timed, warm, calls = tool.prepare_way(way, load_detector(toy), *two_slices(), tool.Arithmetic(**how))
     warm()
     return timed(), calls()
 
@@ -59,7 +59,7 @@ def test_the_loop_and_our_sampler_agree(toy, quick):
     torch.testing.assert_close(ours, loop, rtol=1e-4, atol=1e-5 * loop.max().item())
     assert n == 2 * FULL > m
     assert loop[two_slices()[1]].std() > 0.01
-    assert tool.far(ours.numpy(), loop.numpy(), two_slices()[1].numpy())["share"] < 0.02
+    assert tool.map_distance(ours.numpy(), loop.numpy(), two_slices()[1].numpy())["share"] < 0.02
     fast, few = run("fast", toy)
     assert few < m
     assert not torch.allclose(fast, loop, rtol=0.02)
@@ -68,13 +68,13 @@ def test_the_loop_and_our_sampler_agree(toy, quick):
 def test_the_noise_counts(toy, quick):
     "The agreement is that of the same noise: with another start the loop says something else."
     x, brain = two_slices()
-    net = tool.Networks(load_detector(toy), brain)
+    net = tool.CountedNetworks(load_detector(toy), brain)
     with torch.no_grad():
         a, b = (
             tool.published_loop(
-                net.there,
-                net.back,
-                tool.paint(x, brain),
+                net.f,
+                net.g,
+                tool.fill_background(x, brain),
                 torch.full((1, 1, 16, 16), v),
                 torch.zeros(1, 1, 16, 16),
                 steps=1,
@@ -86,7 +86,7 @@ def test_the_noise_counts(toy, quick):
 
 @pytest.mark.parametrize("way", ["loop", "paper", "fast"])
 def test_evaluations_are_those_that_happen(toy, quick, way, monkeypatch):
-    calls, changed = [], tool.changed
+    calls, with_config = [], tool.with_config
 
     def listened(d):
         for net in (d.f.net, d.g):
@@ -94,7 +94,7 @@ def test_evaluations_are_those_that_happen(toy, quick, way, monkeypatch):
         return d
 
     if way != "loop":
-        monkeypatch.setattr(tool, "changed", lambda *args, **kwargs: listened(changed(*args, **kwargs)))
+        monkeypatch.setattr(tool, "with_config", lambda *args, **kwargs: listened(with_config(*args, **kwargs)))
     timed, _, said = tool.prepare_way(
         way, load_detector(toy) if way != "loop" else listened(load_detector(toy)), *two_slices()
     )
@@ -148,22 +148,15 @@ def test_the_loop_goes_where_f_points():
 def test_a_gpus_arithmetic_is_close(toy, quick):
     "bf16 and channels-last, tried on a CPU."
     (loop, _), (ours, _) = run("loop", toy), run("paper", toy, quick=True, at_once=7)
-    share = tool.far(ours.numpy(), loop.numpy(), two_slices()[1].numpy())["share"]
+    share = tool.map_distance(ours.numpy(), loop.numpy(), two_slices()[1].numpy())["share"]
     assert 1e-5 < share < 0.5
     assert ours.dtype == torch.float32
 
 
 def test_a_process_of_its_own_measures_the_same(toy):
     x, brain = two_slices()
-    task = {
-        "way": "fast",
-        "weights": str(toy),
-        "device": "cpu",
-        "slices": (x.numpy(), brain.numpy()),
-        "how": {},
-        "repeats": 2,
-    }
-    got, here = tool.apart(task), tool.measure(task)
+    task = tool.Task("fast", str(toy), "cpu", (x.numpy(), brain.numpy()), repeats=2)
+    got, here = tool.in_own_process(task), tool.measure(task)
     np.testing.assert_array_equal(got["map"], here["map"])
     assert got["evaluations"] == here["evaluations"]
     assert len(got["seconds"]) == 2
@@ -173,13 +166,14 @@ def test_a_process_of_its_own_measures_the_same(toy):
 
 def test_the_result_holds_what_was_measured(tmp_path, toy, quick, monkeypatch, capsys):
     asked = []
-    monkeypatch.setattr(tool, "apart", lambda task: asked.append(task["way"]) or tool.measure(task))
+    monkeypatch.setattr(tool, "in_own_process", lambda task: asked.append(task.way) or tool.measure(task))
     tool.main(["--weights", str(toy), "--repeats", "2", "--out", str(tmp_path / "r.json")])
     r = json.loads((tmp_path / "r.json").read_text())
     one = r["networks"][str(toy)]
     assert asked == ["fast", "loop", "fast", "paper", "fast"]
     assert set(one["ways"]) == {"loop", "paper", "fast"}
     assert "--out" not in r["command"]
+    assert r["recipe"] == "experiments/recipes/bench_inference.yaml"
     assert one["ways"]["loop"]["evaluations"] == FULL
     assert one["ways"]["fast"]["evaluations"] <= 4 * 9
     assert [len(one["ways"][w]["runs"]) for w in ("loop", "paper", "fast")] == [1, 1, 6]
