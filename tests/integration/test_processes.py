@@ -1,0 +1,26 @@
+"Processes: a pool of workers, and what a fresh interpreter imports."
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from mmccd.pools import ProcessPool
+
+
+def test_a_pool():
+    "Work comes back, an error as it is; a worker that is killed is one sentence, and ends the pool."
+    with pytest.raises(ValueError, match=r"^A worker was killed, .* what is finished is kept"), ProcessPool(1) as pool:
+        assert pool.submit(pow, 2, 5).result() == 32
+        with pytest.raises(ZeroDivisionError):
+            pool.submit(divmod, 1, 0).result()
+        pool.submit(signal.raise_signal, signal.SIGKILL).result()
+    with pytest.raises(RuntimeError):
+        pool.submit(pow, 2, 5)
+
+
+def test_the_registry_imports_no_torch():
+    "The command line reads the names of methods for its help, which has to be quick."
+    code = "import sys, mmccd.registry, mmccd.benchmark; raise SystemExit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
