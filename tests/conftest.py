@@ -2,6 +2,7 @@
 
 import signal
 
+import pytest
 from hypothesis import settings
 
 settings.register_profile("same", derandomize=True)  # new ones: pytest --hypothesis-profile=default
@@ -9,7 +10,52 @@ settings.load_profile("same")
 
 
 def pytest_configure(config):
-    "A script's background jobs ignore Ctrl-C, and those under `nohup` the end of their terminal; so would all that the tests start and then stop."
+    """Let what the tests start be stopped by signals.
+
+    A script's background jobs ignore Ctrl-C, and those under `nohup` the end of their terminal; so would their children.
+    """
     for name, handler in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):
         if hasattr(signal, name) and signal.getsignal(number := getattr(signal, name)) == signal.SIG_IGN:
             signal.signal(number, handler)
+
+
+@pytest.fixture
+def run(capsys):
+    "Run a command line in this process: exit code, standard output, standard error."
+    from mmccd.cli import main
+
+    def go(*words):
+        capsys.readouterr()
+        code = main([str(w) for w in words])
+        return code, *capsys.readouterr()
+
+    return go
+
+
+@pytest.fixture
+def cases(tmp_path):
+    "A folder of three toy cases: c0 and c1 have a lesion, c2 is healthy."
+    from toy_cases import write_case
+
+    for i, lesion in enumerate((True, True, False)):
+        write_case(tmp_path / "cases", f"c{i}", seed=i, lesion=lesion)
+    return tmp_path / "cases"
+
+
+@pytest.fixture
+def case(tmp_path):
+    "A toy case with FLAIR and T2, of which FLAIR is loaded."
+    from toy_cases import write_case
+
+    from mmccd.cases.case import Case
+
+    return Case.from_folder(write_case(tmp_path, "a", ("flair", "t2")), ["flair"])
+
+
+@pytest.fixture
+def quick_reports(monkeypatch):
+    "Reports without anything on them, for tests about other things: drawing one takes longer than all the rest."
+    from mmccd.detection import report
+    from mmccd.viz import Sheet
+
+    monkeypatch.setattr(report, "report_figure", lambda found: Sheet(1, 1))
