@@ -12,7 +12,7 @@ settings.load_profile("same")
 def pytest_configure(config):
     """Let what the tests start be stopped by signals.
 
-    A script's background jobs ignore Ctrl-C, and those under `nohup` the end of their terminal; so would their children.
+    A script's background jobs ignore Ctrl-C, and those under `nohup` the end of their terminal; so would they.
     """
     for name, handler in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):
         if hasattr(signal, name) and signal.getsignal(number := getattr(signal, name)) == signal.SIG_IGN:

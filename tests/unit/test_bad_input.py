@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from bad_cases import KINDS, nan, one_sentence, truncated
+from bad_cases import KINDS, missing_path, nan, one_sentence, truncated
 from toy_cases import tree, write_case
 
 from mmccd.cli.app import main
@@ -20,15 +20,23 @@ def bad(request, tmp_path):
     return case, (str(case if name == "bad" else case / name), words)
 
 
-@pytest.mark.parametrize("weights", ["threshold", "cycle", "mmccd"])
-def test_alone(bad, weights, tmp_path, capsys):
-    case, words = bad
+def refused_alone(case, words, tmp_path, capsys, *options):
     before = tree(tmp_path)
-    assert main(["detect", str(case), "--weights", weights, "--out", str(tmp_path / "out" / "deep")]) == 2
+    assert main(["detect", str(case), *options, "--out", str(tmp_path / "out" / "deep")]) == 2
     out, err = capsys.readouterr()
     one_sentence(err, words)
     assert not out
     assert tree(tmp_path) == before
+
+
+def test_alone(bad, tmp_path, capsys):
+    refused_alone(*bad, tmp_path, capsys)
+
+
+@pytest.mark.parametrize("weights", ["cycle", "mmccd"])
+@pytest.mark.parametrize("bad", [truncated, missing_path], ids=lambda f: f.__name__, indirect=True)
+def test_alone_with_networks(bad, weights, tmp_path, capsys):
+    refused_alone(*bad, tmp_path, capsys, "--weights", weights)
 
 
 def test_alone_with_json(bad, tmp_path, capsys):

@@ -95,22 +95,27 @@ def test_default_weights_fit_the_input(run, tmp_path):
     assert {f"threshold-{m}" for m in ("flair", "t1", "t1ce", "t2")} <= set(packaged())
 
 
-@pytest.mark.parametrize(("method", "input", "kind"), [("mmccd", "t1", "MMCCD"), ("masked", "t2", "MaskedUNet")])
-def test_masked_ones_by_their_short_name(run, tmp_path, method, input, kind):
-    "By input over which modality; nothing but the input is looked at, and a terminal gets a bar."
-    assert set(METHODS[method].packaged) == set(METHODS["cycle"].packaged) == {"flair", "t1", "t2"}
+@pytest.mark.parametrize("method", ["cycle", "masked", "mmccd"])
+def test_pairs_by_their_short_name(method):
+    assert set(METHODS[method].packaged) == {"flair", "t1", "t2"}
     assert {packaged_name(method, m) for m in METHODS[method].packaged} <= set(packaged())
-    case, name = write_case(tmp_path, "a", (input,)), f"{method}-{input}-{METHODS[method].packaged[input]}"
-    code, out, err = run(
-        "detect", case, "--out", tmp_path / "out", "--weights", method, "--input", input, "--device", "cpu", "--json"
-    )
+    for input, target in METHODS[method].packaged.items():
+        detector, name = pick_detector(method, input)
+        assert name == f"{method}-{input}-{target}"
+        assert (detector.config.input, detector.config.target) == (input, target)
+
+
+def test_a_network_by_its_short_name(run, tmp_path):
+    "It needs no other modality than the input, and its map is on the scan's own grid."
+    case, name = write_case(tmp_path, "a", ("t2",)), f"masked-t2-{METHODS['masked'].packaged['t2']}"
+    line = ["detect", case, "--out", tmp_path / "out", "--weights", "masked", "--input", "t2", "--device", "cpu"]
+    code, out, err = run(*line, "--json")
     result = json.loads(out)
     assert code == 0
     assert not err
-    assert (result["weights"], result["input"], result["detector"]) == (name, input, kind)
-    shape = nib.load(case / f"a_{input}.nii.gz").shape
+    assert (result["weights"], result["input"], result["detector"]) == (name, "t2", "MaskedUNet")
+    shape = nib.load(case / "a_t2.nii.gz").shape
     assert nib.load(tmp_path / "out/a/a_anomaly.nii.gz").shape == shape
-    assert pick_detector(name)[0].config == pick_detector(method, input)[0].config
 
 
 @pytest.mark.parametrize("terminal", [True, False])
