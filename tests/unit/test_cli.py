@@ -1,17 +1,28 @@
 """The command line: help, words that do not fit, JSON, and lines rebuilt from options."""
 
+import shlex
+import sys
+from pathlib import Path
+from typing import get_args, get_origin, get_type_hints
+
 import pytest
 from toy_cases import tree, write_case
 from toy_detection import refused
 
 import mmccd
-from mmccd.cli.app import arguments
-from mmccd.cli.options import put_json, slice_range
+from mmccd.cli.app import arguments, command_line, parse
+from mmccd.cli.benchmark import BenchmarkOptions
+from mmccd.cli.detect import DetectOptions
+from mmccd.cli.evaluate import EvaluateOptions
+from mmccd.cli.options import Options, put_json, slice_range
+from mmccd.cli.phantom import PhantomOptions
+from mmccd.cli.prepare import PrepareOptions
+from mmccd.cli.train import TrainOptions
 
 pytestmark = pytest.mark.usefixtures("quick_reports")
 
 
-COMMANDS = ["phantom", "prepare", "train", "detect", "evaluate", "demo", "explore"]
+COMMANDS = ["phantom", "prepare", "train", "detect", "evaluate", "benchmark", "demo", "explore"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -126,3 +137,78 @@ def test_json_never_lands_on_a_scan(run, tmp_path):
         run("detect", "--json", case / "a_flair.nii.gz", other, "--out", tmp_path / "out"), "a_flair.nii.gz", ".json"
     )
     assert tree(tmp_path) == before
+
+
+# ------------------------------------------------------------------------------------------------- lines and options
+def options_of(line):
+    "What a line that a shell would take means."
+    program, *words = shlex.split(line)
+    assert program == "mmccd"
+    found = parse(arguments(words)[0])
+    assert isinstance(found, Options), found
+    return found
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "mmccd phantom 'my cases' --glioma 2 --seed 7 --slices 70:89 --overwrite --json -",
+        "mmccd prepare phantom slices.zarr --slices all --healthy 3 --whole-heads --min-brain 2.5",
+        "mmccd train mmccd s3://bucket/a.zarr --input flair --target t2 --out 'run; ls' --decoder cycle --lr 0.0005",
+        "mmccd train ae a.zarr --input t1 --out run --val 3 --train-list 'a b' --val-list v --resume --device mps",
+        "mmccd detect a 'b c' --out out --weights me/mine --healthy h --healthy 'h 2' --median 3 --erode 1.5",
+        "mmccd detect --out=-x -- -a",
+        "mmccd evaluate out cases --only '*glioma*' --protocol volume --json scores.json",
+        "mmccd benchmark --preset smoke --out 'my tables' --methods dae,cycle --jobs 2 --plan --device cuda",
+        "mmccd demo",
+    ],
+)
+def test_a_line_means_what_it_meant_once_it_is_rebuilt(line):
+    options = options_of(line)
+    again = command_line(options)
+    assert options_of(again) == options
+    assert command_line(options_of(again)) == again
+
+
+def test_a_rebuilt_line_is_short_and_has_the_device():
+    line = "mmccd benchmark --plan --device cpu --seed 0 --preset cpu --sampler fast --out 'my tables'"
+    assert command_line(options_of(line)) == "mmccd benchmark --out 'my tables' --plan --device cpu"
+    assert (
+        command_line(options_of("mmccd benchmark"), ["preset", "out"]) == "mmccd benchmark --preset cpu --out benchmark"
+    )
+
+
+def test_every_option_comes_back():
+    "Also those that nobody thought of: each field, with another value than its own."
+    others = {bool: True, int: 7, float: 0.5, str: "t2", Path: Path("x y"), list: [Path("a"), Path("b c")]}
+    for options in (PhantomOptions, PrepareOptions, TrainOptions, DetectOptions, EvaluateOptions, BenchmarkOptions):
+        values = {}
+        for name, hint in get_type_hints(options).items():
+            if name != "command":
+                kinds = [k for k in get_args(hint) or [hint] if k is not type(None)]
+                values[name] = next(others[get_origin(k) or k] for k in kinds)
+        made = options(**values)
+        assert options_of(command_line(made)) == made
+
+
+def test_back_is_now_called_decoder(capsys):
+    for old in ("--back cycle", "--back=cycle"):
+        words, _ = arguments(shlex.split(f"train mmccd s --input t1 --out r {old}"))
+        assert parse(words).decoder == "cycle"
+        assert capsys.readouterr().err == "mmccd: --back is now called --decoder\n"
+    assert arguments(["detect", "--back"])[0] == ["detect", "--back"]
+
+
+def test_interrupted_as(run, monkeypatch, tmp_path):
+    "What Ctrl-C says is the command's own; on a terminal it stands below the bar."
+    import mmccd.cases.prepare
+
+    def pressed(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(mmccd.cases.prepare, "prepare", pressed)
+    line = "prepare", "phantom", tmp_path / "s", "--healthy", 1
+    said = "mmccd: stopped; finished cases are kept, the same command goes on\n"
+    assert run(*line) == (130, "", said)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    assert run(*line) == (130, "", "\n" + said)

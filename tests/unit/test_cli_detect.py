@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("quick_reports")
         (["--device", "gpu"], "'gpu'"),
         (["--weights", "threshold-t2", "--input", "flair"], "made for t2"),
         (["--seed", "x"], "whole number"),
-        (["--weights", "me/nosuch"], "no folder 'me/nosuch' here, and the hub could not give it: check"),
+        (["--weights", "me/nosuch"], "no folder 'me/nosuch' here, and "),
     ],
 )
 def test_wrong_options_of_detect(run, tmp_path, options, say, monkeypatch):

@@ -336,7 +336,8 @@ def test_evaluate_warns_of_a_threshold_for_other_maps(cases, tmp_path):
 
     old = {"threshold": 2.0}  # from before there was post-processing
     assert said(old, median) == [
-        "Beware: the threshold was calibrated on maps after nothing, not after median of 3 voxels, so FPR and Dice are not at the promised rate."
+        "Beware: the threshold was calibrated on maps after nothing, not after median of 3 voxels, so FPR and Dice "
+        "are not at the promised rate."
     ]
     assert "after median of 3 voxels, not after nothing," in said(old | {"post": median}, {})[0]
     assert (
