@@ -149,6 +149,7 @@ def resize_labels(
     if mask.shape[-1] == size:
         return mask > 0
     share = resize_axes(mask, size, size).mul(1e4).round()  # rounded, so that ties fall the same way on every machine
-    wanted = (mask.flatten(1).double().sum(1) * (size / mask.shape[-1]) ** 2).round()
+    counts = (mask > 0).flatten(1).sum(1).tolist()  # whole numbers: Apple's mps has no float64
+    wanted = torch.tensor([round(n * (size / mask.shape[-1]) ** 2) for n in counts], device=mask.device)
     rank = share.flatten(1).argsort(dim=1, descending=True, stable=True).argsort(1)
     return ((rank < wanted[:, None]) & (share.flatten(1) > 0)).view_as(share)
