@@ -27,7 +27,7 @@ from .weights.storage import naming_damage, read_weights, write_weights
 def read_off_brain(
     x: Tensor,  # normalised slices (b 1 h w), background exactly -1
 ) -> Tensor:  # bool (b 1 h w)
-    "Everything but the background that is connected with the border of the picture."
+    "The brain mask of slices without one: all but the background that reaches the border of the image."
     from scipy import ndimage
 
     within = ndimage.generate_binary_structure(2, 1)[None, None]  # never from one slice to the next
@@ -38,7 +38,7 @@ def check_slices(
     x: Tensor,  # normalised slices of one modality (b 1 h w), healthy brain in about [-1, 1], background -1
     brain: Tensor | None = None,  # True inside the brain, (b 1 h w); None: read off the background
 ) -> Tensor:  # the brain mask, bool (b 1 h w), on the device of `x`
-    "Refuse what no detector can judge, in one plain sentence, and say where the brain is."
+    "Check the input of a detector and return its brain mask; `ValueError` says what is wrong."
     if not torch.is_tensor(x) or x.ndim != 4 or x.shape[1] != 1:
         raise ValueError(f"slices must be a tensor of shape (b 1 h w), got {tuple(getattr(x, 'shape', ())) or type(x)}")
     if not x.is_floating_point():
@@ -48,16 +48,15 @@ def check_slices(
     if brain is None:
         return read_off_brain(x)
     if not torch.is_tensor(brain) or brain.shape != x.shape:
-        raise ValueError(
-            f"the brain mask must have the shape of the slices, {tuple(x.shape)}, got {tuple(getattr(brain, 'shape', ()))}"
-        )
+        shape = tuple(getattr(brain, "shape", ()))
+        raise ValueError(f"the brain mask must have the shape of the slices, {tuple(x.shape)}, got {shape}")
     return brain.to(x.device) > 0
 
 # %% ../nbs/components/03_detector.ipynb #8db8d538
 class Detector(nn.Module):
-    "Slices of one modality in, an anomaly map out. Subclasses give a frozen `Config` and a `score`."
+    "Base of all methods: slices of one modality in, an anomaly map out. Subclasses define `Config` and `score`."
 
-    Config, registry = None, {}  # all subclasses by "module:Class", for `find_class`
+    Config, registry = None, {}  # `registry`: all subclasses by "module:Class", for `find_class`
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -71,7 +70,7 @@ class Detector(nn.Module):
         super().__init__()
         self.config = self.Config(**kwargs) if config is None else config
         self.calibration = None  # {"threshold", "fpr", "data", ...} once calibrated
-        self.register_buffer("_here", torch.empty(0), persistent=False)  # knows the device, even without weights
+        self.register_buffer("_here", torch.empty(0), persistent=False)  # on the device, even without weights
 
     @property
     def device(self) -> torch.device:
@@ -88,8 +87,8 @@ class Detector(nn.Module):
         x: Tensor,  # normalised slices (b 1 h w) float32
         brain: Tensor,  # bool (b 1 h w)
         generator=None,  # source of randomness, for methods that draw
-    ) -> Tensor:  # (b 1 h w) >= 0; what it says outside the brain is cleared
-        raise NotImplementedError("a detector says how surprising each pixel is")
+    ) -> Tensor:  # (b 1 h w) >= 0; outside the brain it is cleared afterwards
+        raise NotImplementedError("a subclass of Detector defines `score`")
 
     def loss(
         self,
@@ -105,7 +104,7 @@ class Detector(nn.Module):
         brain: Tensor | None = None,  # True inside the brain, (b 1 h w); None: read off the background
         generator=None,  # source of randomness, for methods that draw
     ) -> Tensor:  # (b 1 h w) float32 >= 0, zero outside the brain
-        "How surprising is each pixel?"
+        "How anomalous each pixel is; `ValueError` where the input or the result is no proper image."
         brain, mode = check_slices(x, brain), self.training
         try:
             a = torch.where(brain, self.eval().score(x.float(), brain, generator), 0.0)
@@ -134,11 +133,11 @@ SIGNS = {"flair": 1, "t1": -1, "t1ce": 1, "t2": 1}  # on which side of the media
 
 @dataclass(frozen=True)
 class ThresholdConfig:
-    "What makes a plain threshold."
+    "Settings of `Threshold`."
 
     input: str = "flair"  # modality: flair, t1, t1ce or t2
     sign: int | None = None  # +1: lesions are bright, -1: dark; None: as usual for the modality
-    normalisation: str = DEFAULT  # how its slices are normalised: a method of `intensity.normalise`
+    normalisation: str = DEFAULT  # of its slices: a method of `intensity.normalise`
 
     def __post_init__(self):
         if self.input not in SIGNS:
@@ -151,7 +150,7 @@ class ThresholdConfig:
 
 # %% ../nbs/components/03_detector.ipynb #adde821a
 class Threshold(Detector):
-    "The plain threshold: a pixel is as anomalous as it is bright (dark, for T1)."
+    "The plain threshold: the brighter a pixel, the more anomalous it is (the darker, for T1)."
 
     Config = ThresholdConfig
 
@@ -161,7 +160,7 @@ class Threshold(Detector):
 # %% ../nbs/components/03_detector.ipynb #cb5c8c81
 @dataclass(frozen=True)
 class EverythingPositiveConfig:
-    "What makes the floor."
+    "Settings of `EverythingPositive`."
 
     input: str = "flair"  # modality: flair, t1, t1ce or t2 (makes no difference)
 
@@ -187,7 +186,7 @@ def healthy_threshold(
     values: Tensor,  # map values of healthy brain pixels, any shape
     fpr: float = 0.01,  # false-positive rate: share of them allowed above the threshold, in (0, 1)
 ) -> float:  # the smallest of the values with at most that share above it
-    "The (1 - fpr) quantile, always one of the values, so that the promised rate is never exceeded."
+    "The (1 - fpr) quantile of map values: always one of them, so that the rate is never exceeded."
     if not 0 < fpr < 1:
         raise ValueError(f"the false-positive rate must lie between 0 and 1, got {fpr}")
     if not values.numel():
@@ -206,7 +205,7 @@ def calibrate(
     batch_size: int = 16,  # slices at a time
     **record,  # anything else to keep with the threshold
 ) -> Detector:  # the same detector, with `calibration` set
-    "Choose the threshold on healthy slices: no lesion label is needed."
+    "Choose the threshold of a detector on healthy slices; no lesion label is needed."
     brain = check_slices(x, brain)
     parts = zip(x.split(batch_size), brain.split(batch_size))
     maps = ((detector.anomaly_map(s.float().to(detector.device), b, generator).cpu(), b.cpu()) for s, b in parts)
@@ -227,14 +226,14 @@ def calibrate(
 def class_name(
     cls: type,  # a subclass of `Detector`
 ) -> str:  # in the table of methods, such as "cycle"; "module:Class" for a class that is not the package's
-    "The name by which files remember a class."
+    "The name under which files remember a class."
     return registered_name(cls) or f"{cls.__module__}:{cls.__qualname__}"
 
 
 def describe(
     detector: Detector,  # any detector
 ) -> dict:  # detector, config, calibration: with the tensors, all that is needed to build it again
-    "What a detector is, ready for JSON."
+    "What a detector is, ready for JSON; the tensors are left out."
     return {
         "detector": class_name(type(detector)),
         "config": asdict(detector.config),
@@ -245,14 +244,14 @@ def describe(
 def tensors_of(
     detector: Detector,  # any detector
 ) -> dict[str, Tensor]:  # by name, on the CPU, contiguous
-    "What a detector has learned."
+    "The tensors of a detector, as they are stored."
     return {k: v.detach().cpu().contiguous() for k, v in detector.state_dict().items()}
 
 # %% ../nbs/components/03_detector.ipynb #5b1e70c4
 def non_defaults(
     config,  # a dataclass
 ) -> dict:  # field -> value, configs inside it alike
-    "What makes a config special: a field that is new, and has a default, does not change it."
+    "The fields of a config that are not at their defaults."
     found = {}
     for f in fields(config):
         value = getattr(config, f.name)
@@ -264,7 +263,7 @@ def non_defaults(
 def fingerprint(
     detector: Detector,  # any detector
 ) -> str:  # 16 hexadecimal digits
-    "The same for two detectors exactly if they give the same maps by construction: class, configuration and tensors."
+    "A hash of class, config and tensors: the same for two detectors whose maps are the same by construction."
     about = [class_name(type(detector)), non_defaults(detector.config)]
     found = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
     for name, v in sorted(tensors_of(detector).items()):
@@ -278,7 +277,7 @@ def save_detector(
     folder: str | Path,  # made where missing; files of another detector in it are replaced
     half: bool = False,  # keep float16: half the bytes, three decimal digits
 ) -> Path:  # the folder
-    "Keep a detector as `config.json` and `model.safetensors`."
+    "Write a detector as `config.json` and `model.safetensors`."
     return write_weights(folder, describe(detector), tensors_of(detector), half)
 
 
@@ -287,12 +286,14 @@ def save_variants(
     folder: str | Path,  # made where missing
     half: bool = False,  # keep float16
 ) -> Path:  # the folder
-    "Keep several detectors that share their tensors in one folder, each with what is its own."
+    "Write several detectors that share their tensors into one folder; `ValueError` where they do not."
     (about, *others), (tensors, *same) = zip(*((describe(d), tensors_of(d)) for d in detectors.values()))
     for name, a, t in zip(list(detectors)[1:], others, same):
         alike = t.keys() == tensors.keys() and all(torch.equal(v, tensors[k]) for k, v in t.items())
         if not alike or a["detector"] != about["detector"]:
-            raise ValueError(f"variant {name} is another detector than {next(iter(detectors))}: keep it in its own folder")
+            raise ValueError(
+                f"variant {name} is another detector than {next(iter(detectors))}: keep it in its own folder"
+            )
     shared = {k: v for k, v in about["config"].items() if all(a["config"][k] == v for a in others)}
     variants = {
         name: {
@@ -309,7 +310,7 @@ def find_class(
     name: str,  # from `class_name`, or the bare name of one of the package's classes in older files
     cls: type = Detector,  # the class that the caller asks for
 ) -> type:  # the subclass of `Detector`
-    "The class a stored detector belongs to. A file decides on no import: yours must have been defined already."
+    "The class of a stored detector; `ValueError` where it is neither in the table of methods nor defined by you."
     if ":" not in name:
         if (found := registered_class(name)) is None:
             raise ValueError(f"unknown detector {name!r}: known are {', '.join(METHODS)}")
@@ -326,7 +327,7 @@ def load_detector(
     cls: type = Detector,  # what it has to be
     variant: str | None = None,  # which of several in that folder; None: the first
 ) -> Detector:  # on the CPU, in evaluation mode
-    "Build a stored detector again: numbers and settings only, no stored code is ever run."
+    "Build a stored detector again, from numbers and settings only: no stored code is ever run."
     folder, variant = find_weights(name, variant)
     with naming_damage(folder):
         stored = read_weights(folder, variant)
