@@ -26,7 +26,7 @@ def group_norm(
 def zero_init(
     layer: nn.Module,  # any layer
 ) -> nn.Module:  # the same layer, all weights 0
-    "So that a block starts as the identity."
+    "The layer with all its parameters set to 0, so that a residual block starts as the identity."
     for p in layer.parameters():
         nn.init.zeros_(p)
     return layer
@@ -36,18 +36,18 @@ def resample(
     x: Tensor,  # (b c h w)
     factor,  # 0.5 halves by averaging, 2 doubles by repeating, 1 leaves as is
 ) -> Tensor:  # (b c factor*h factor*w)
-    "Half or twice the size."
+    "The images at half or twice the size."
     return F.avg_pool2d(x, 2) if factor == 0.5 else F.interpolate(x, scale_factor=2) if factor == 2 else x
 
 # %% ../nbs/components/06_unet.ipynb #184a213b
 class ResBlock(nn.Module):
-    "Two convolutions whose result is added to the input; can be told something, and can change the size."
+    "Two convolutions whose result is added to the input; takes an embedding, and can change the size."
 
     def __init__(
         self,
         c_in: int,  # channels in
         c_out: int,  # channels out
-        c_emb: int = 0,  # length of the vector it is told; 0: none
+        c_emb: int = 0,  # length of the embedding; 0: none
         dropout: float = 0.0,  # share of features dropped before the last convolution, in training
         factor: float = 1,  # 0.5 halves the size, 2 doubles it
     ):
@@ -62,7 +62,7 @@ class ResBlock(nn.Module):
     def forward(
         self,
         x: Tensor,  # (b c_in h w)
-        emb: Tensor = None,  # (b c_emb), what it is told
+        emb: Tensor = None,  # embedding (b c_emb)
     ) -> Tensor:  # (b c_out factor*h factor*w)
         h = self.norm2(self.conv1(resample(F.silu(self.norm1(x)), self.factor)))
         if self.scale_shift is not None:
@@ -72,12 +72,12 @@ class ResBlock(nn.Module):
 
 # %% ../nbs/components/06_unet.ipynb #a7fc5a08
 class Attention(nn.Module):
-    "Every pixel looks at every other one (Vaswani et al. 2017), in several heads; the result is added to the input."
+    "Self-attention between all pixels (Vaswani et al. 2017), in several heads; the result is added to the input."
 
     def __init__(
         self,
         channels: int,  # in and out, a multiple of `heads`
-        heads: int = 4,  # that look separately
+        heads: int = 4,  # each with its own queries, keys and values
     ):
         super().__init__()
         if channels % heads:
@@ -106,19 +106,19 @@ def sinusoids(
 # %% ../nbs/components/06_unet.ipynb #adff00ef
 @dataclass(frozen=True)
 class UNetConfig:
-    "What makes a U-Net."
+    "Settings of a U-Net."
 
-    size: int = 64  # pixels along a side of its pictures
+    size: int = 64  # pixels along a side of its images
     c_in: int = 1  # channels in
     c_out: int = 1  # channels out
     channels: int = 32  # at the finest scale
-    mults: tuple = (1, 1, 2, 3, 4)  # times as many channels, from the finest scale to the coarsest
+    mults: tuple[int, ...] = (1, 1, 2, 3, 4)  # times as many channels, from the finest scale to the coarsest
     blocks: int = 2  # residual blocks a scale on the way down
-    attention: tuple = (32, 16, 8)  # sizes, in pixels, at which attention stands
+    attention: tuple[int, ...] = (32, 16, 8)  # sizes, in pixels, at which attention stands
     heads: int = 4  # of the attention
     stem: int = 1  # side of the squares that are folded into channels
-    time: bool = False  # is it told a time step?
-    labels: int = 0  # how many labels can it be told? 0: none
+    time: bool = False  # does it take a time step?
+    labels: int = 0  # number of labels it distinguishes; 0: it takes none
     dropout: float = 0.0  # in the blocks
 
     def __post_init__(self):
@@ -126,46 +126,45 @@ class UNetConfig:
             object.__setattr__(self, name, tuple(getattr(self, name)))
         coarsest = self.stem * 2 ** (len(self.mults) - 1)
         if self.size % coarsest:
-            raise ValueError(
-                f"size must be a multiple of {coarsest} for {len(self.mults)} scales and a stem of {self.stem}, got {self.size}"
-            )
+            what = f"for {len(self.mults)} scales and a stem of {self.stem}"
+            raise ValueError(f"size must be a multiple of {coarsest} {what}, got {self.size}")
 
     @property
     def c_emb(self) -> int:
-        return 4 * self.channels if self.time or self.labels else 0  # length of the vector that blocks are told
+        return 4 * self.channels if self.time or self.labels else 0  # length of the embedding that its blocks take
 
 # %% ../nbs/components/06_unet.ipynb #73732aaa
 class Stage(nn.Module):
-    "A residual block, and attention after it where the size asks for it."
+    "A residual block, followed by attention at the sizes that `config.attention` lists."
 
     def __init__(
         self,
-        config,  # a `UNetConfig`
+        config: UNetConfig,  # of the network
         c_in: int,  # channels in
         c_out: int,  # channels out
         size: int,  # pixels along a side, coming in
         factor: float = 1,  # 0.5 halves the size, 2 doubles it; such a stage has no attention
-        look=True,  # may it have attention?
+        attention: bool = True,  # may attention follow?
     ):
         super().__init__()
         self.size, self.channels, self.factor = int(size * factor), c_out, factor
         self.block = ResBlock(c_in, c_out, config.c_emb, config.dropout, factor)
         self.attention = (
-            Attention(c_out, config.heads) if look and size in config.attention and factor == 1 else nn.Identity()
+            Attention(c_out, config.heads) if attention and size in config.attention and factor == 1 else nn.Identity()
         )
 
     def forward(
         self,
         x: Tensor,  # (b c_in h w)
-        emb: Tensor = None,  # (b c_emb), what it is told
+        emb: Tensor = None,  # embedding (b c_emb)
     ) -> Tensor:  # (b c_out factor*h factor*w)
         return self.attention(self.block(x, emb))
 
 # %% ../nbs/components/06_unet.ipynb #ca31bc72
 def stages(
-    config,  # a `UNetConfig`
+    config: UNetConfig,  # of the network
 ) -> tuple:  # way down, middle, way up: a list of `Stage`s each
-    "All stages, in order."
+    "The stages of a U-Net, in the order in which an image passes them."
     c, size, n = config, config.size // config.stem, config.channels
     down, up, kept = [], [], [n]
 
@@ -179,7 +178,7 @@ def stages(
             size //= 2
         for _ in range(c.blocks):
             kept.append(n := add(down, n, m * c.channels))
-    middle = [Stage(c, n, n, size), Stage(c, n, n, size, look=False)]
+    middle = [Stage(c, n, n, size), Stage(c, n, n, size, attention=False)]
     for k, m in reversed(list(enumerate(c.mults))):
         for _ in range(c.blocks + 1):
             n = add(up, n + kept.pop(), m * c.channels)
@@ -190,11 +189,11 @@ def stages(
 
 # %% ../nbs/components/06_unet.ipynb #0408008e
 class UNet(nn.Module):
-    "Pictures in, pictures of the same size out; may be told a time step and a label."
+    "Images in, images of the same size out; may take a time step and a label."
 
     def __init__(
         self,
-        config=None,  # a `UNetConfig`; None: made from the keywords
+        config: UNetConfig | None = None,  # None: made from the keywords
         **kwargs,  # fields of the config
     ):
         super().__init__()
@@ -213,31 +212,25 @@ class UNet(nn.Module):
 
     def embedding(
         self,
-        t=None,  # (b,) time steps, where the network is told the time
-        label=None,  # (b,) integers, where it is told a label
-    ):  # (b c_emb), or None
-        "All that the blocks are told, as one vector."
+        t: Tensor | None = None,  # (b,) time steps, where the network takes the time
+        label: Tensor | None = None,  # (b,) integers in [0, labels), where it takes a label
+    ) -> Tensor | None:  # (b c_emb), the sum of both; None where it takes neither
         for name, value, wanted in (("t", t, self.time), ("label", label, self.label)):
             if (value is None) != (wanted is None):
                 raise ValueError(f"this network {'needs' if wanted is not None else 'takes no'} {name}")
-        told = [self.time(sinusoids(t, self.config.channels))] if self.time is not None else []
-        return (
-            sum(told + ([self.label(label)] if self.label is not None else []), 0.0)
-            if told or self.label is not None
-            else None
-        )
+        parts = [] if t is None else [self.time(sinusoids(t, self.config.channels))]
+        parts += [] if label is None else [self.label(label)]
+        return sum(parts, 0.0) if parts else None
 
     def forward(
         self,
         x: Tensor,  # (b c_in size size)
-        t: Tensor = None,  # (b,) time steps
-        label: Tensor = None,  # (b,) integers in [0, labels)
+        t: Tensor | None = None,  # (b,) time steps
+        label: Tensor | None = None,  # (b,) integers in [0, labels)
     ) -> Tensor:  # (b c_out size size)
         c, emb = self.config, self.embedding(t, label)
         if x.shape[1:] != (c.c_in, c.size, c.size):
-            raise ValueError(
-                f"pictures must be {c.c_in} x {c.size} x {c.size}, got {' x '.join(map(str, x.shape[1:]))}"
-            )
+            raise ValueError(f"images must be {c.c_in} x {c.size} x {c.size}, got {' x '.join(map(str, x.shape[1:]))}")
         h = self.first(rearrange(x, "b c (h i) (w j) -> b (c i j) h w", i=c.stem, j=c.stem))
         kept = [h]
         for stage in self.down:
@@ -259,7 +252,7 @@ def preset(
     name: str,  # a key of `SIZES`
     **changes,  # fields of `UNetConfig`
 ) -> UNetConfig:
-    "A size by name, with changes."
+    "The config of a size by its name, with changed fields."
     if name not in SIZES:
         raise ValueError(f"unknown size {name!r}: choose {' or '.join(SIZES)}")
     return UNetConfig(**SIZES[name] | changes)
@@ -268,5 +261,5 @@ def preset(
 def count_parameters(
     net: nn.Module,  # any network
 ) -> int:
-    "How many numbers does it learn?"
+    "The number of learned parameters."
     return sum(p.numel() for p in net.parameters())
