@@ -15,6 +15,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 from mmccd.files import write_atomic
@@ -145,4 +146,5 @@ def naming_damage(folder: Path) -> Generator[None]:
         name = Path(e.filename or "a file").name
         raise ValueError(f"cannot load the detector in {folder}: {name} cannot be read; copy the weights again") from e
     except (ValueError, RuntimeError, SafetensorError) as e:
-        raise ValueError(f"cannot load the detector in {folder}: {' '.join(str(e).split())}") from e
+        words = shorten(str(e), 300, placeholder=" ...")  # of tensors that do not fit, PyTorch lists all
+        raise ValueError(f"cannot load the detector in {folder}: {words}") from e

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import pickle
+import re
 from dataclasses import dataclass, make_dataclass
 from pathlib import Path
 
@@ -24,10 +25,11 @@ from mmccd.detector import (
     save_variants,
 )
 from mmccd.files import write_atomic
-from mmccd.registry import METHODS, new_detector, registered_name
+from mmccd.registry import METHODS, new_detector
 from mmccd.weights import hub, packaged
 from mmccd.weights.hub import WEIGHTS, find_weights, packaged_places
 
+ROOT = Path(__file__).resolve().parents[2]
 SINGLE = ("ae", "ae-dense", "dae", "ddpm", "ddpm-simplex", "equalised", "threshold", "vae")
 PAIRS = ("flair-t1", "flair-t2", "t1-flair", "t1-t2", "t2-flair", "t2-t1")
 NAMES = sorted(
@@ -376,12 +378,6 @@ def test_a_class_of_the_same_name_changes_nothing(tmp_path):
         def score(self, x, brain, generator=None):
             return torch.ones_like(x)
 
-    Mine.__name__ = Mine.__qualname__ = "Threshold"
-    Mine.__init_subclass__()
-
-    class Threshold2(Mine):
-        pass
-
     mine = type("Threshold", (Mine,), {"__module__": "somebody"})(input="t2")
     for name in (theirs, "threshold-flair"):
         assert type(load_detector(name)) is detector_module.Threshold
@@ -449,8 +445,20 @@ def test_a_new_field_with_a_default_changes_no_fingerprint(monkeypatch):
     assert plain != fingerprint(New(new_config(noise="some"))) != fingerprint(New(new_config(new_net(4, 3))))
 
 
+RECORD = json.loads((ROOT / "experiments/fingerprints.json").read_text())
+
+
 def test_recorded_fingerprints_are_those_of_the_packaged_weights():
-    "What results in data/results are named by; `python experiments/migrate_fingerprints.py` after a change on purpose."
-    record = json.loads((Path(__file__).parents[2] / "experiments/fingerprints.json").read_text())
-    assert {n: fingerprint(load_detector(n)) for n in packaged()} == {n: record[n]["now"] for n in packaged()}
-    assert registered_name(Threshold) == "threshold"
+    "Results name detectors by them; after a change on purpose run experiments/migrate_fingerprints.py."
+    now = {n: fingerprint(load_detector(n)) for n in packaged()}
+    assert now == {n: RECORD["detectors"][n]["now"] for n in packaged()}
+    assert len(set(now.values())) == len(now)
+
+
+def test_results_are_migrated():
+    "No fingerprint of version 0.1.0 is left in a result, but those of networks that are not kept, which say so."
+    text = "".join(p.read_text() for p in (ROOT / "data/results").glob("*.json"))
+    old = {h for known in RECORD["detectors"].values() for h in known["v1"]}
+    assert not old & set(re.findall(r'"([0-9a-f]{16})"', text))
+    assert set(re.findall(r'"fingerprint_v1": "([0-9a-f]{16})"', text)) == set(RECORD["lost"])
+    assert not set(RECORD["lost"]) & set(re.findall(r'"fingerprint": "([0-9a-f]{16})"', text))
