@@ -8,7 +8,6 @@ __all__ = ['SIGNS', 'read_off_brain', 'check_slices', 'Detector', 'ThresholdConf
            'non_defaults', 'fingerprint', 'save_detector', 'save_variants', 'find_class', 'load_detector']
 
 # %% ../nbs/components/03_detector.ipynb #f020b167
-import contextlib
 import hashlib
 import json
 import math
