@@ -1,29 +1,30 @@
-""""""
+"""How errors about the user's files are worded: one plain sentence that says where, what is wrong, and what to do."""
+
+from os import PathLike
 
 
-def file_error(
-    path,  # the path as the caller gave it
-    wrong: str,  # what is wrong
-    todo: str,  # what to do about it
-) -> ValueError:  # to be raised
-    "One plain sentence about a file that cannot be used."
+def file_error(path: str | PathLike[str], wrong: str, todo: str) -> ValueError:
+    """Return the error for a file or folder that cannot be used; the caller raises it.
+
+    Args:
+        path: the path as the user gave it.
+        wrong: what is wrong with it, as "it is 4-D".
+        todo: what to do about it, as "save a single volume of it".
+    """
     return ValueError(f"Cannot read {display_name(path)}: {wrong}; {todo}.")
 
 
-def display_name(
-    path,  # path or name
-) -> str:  # the same; bytes that are no text, as old archives leave them in names, as backslashes
-    "A name that every terminal and every file can take."
+def display_name(path: object) -> str:
+    """Return a path or name that every terminal and every file can take.
+
+    Bytes that are no text, as old archives leave them in names, become backslash escapes.
+    """
     return str(path).encode("utf-8", "backslashreplace").decode()
 
 
-def format_error(
-    error: BaseException,  # what was raised
-) -> str:  # one line
-    "What went wrong, without a traceback; the type where the words were not written for users."
+def format_error(error: BaseException) -> str:
+    """Return what went wrong in one line; with the type where the words were not written for users."""
     text = " ".join(str(error).split())
-    return (
-        text
-        if text and isinstance(error, (ValueError, OSError))
-        else f"Unexpected {type(error).__name__}: {text or 'no message'}"
-    )
+    if text and isinstance(error, ValueError | OSError):
+        return text
+    return f"Unexpected {type(error).__name__}: {text or 'no message'}"

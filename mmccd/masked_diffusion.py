@@ -94,7 +94,10 @@ class Sampler:
 
 
 NORMALISERS = ("", "healthy_mean")
-SAMPLERS = {"paper": Sampler("published", steps=100, spacing="leading"), "fast": Sampler("disjoint", n_strips=4, steps=8)}
+SAMPLERS = {
+    "paper": Sampler("published", steps=100, spacing="leading"),
+    "fast": Sampler("disjoint", n_strips=4, steps=8),
+}
 
 # %% ../nbs/components/12_masked_diffusion.ipynb #1e2868a4
 @dataclass(frozen=True)

@@ -264,7 +264,9 @@ def validate(
         torch.manual_seed(seed := derive_seed(config.seed, "validation"))
         generator = torch.Generator(device).manual_seed(seed)
         losses = [detector.eval().loss(without_labels(b, device), generator).item() * len(b["brain"]) for b in batches]
-        few = evenly_spaced(len(x), getattr(detector, "calibration_slices", len(x)))  # a slow detector is content with fewer
+        few = evenly_spaced(
+            len(x), getattr(detector, "calibration_slices", len(x))
+        )  # a slow detector is content with fewer
         calibrate(detector, x[few], brain[few], config.fpr, describe_data(val), generator, **record)
     detector.train(mode)
     return {"val_loss": sum(losses) / len(x), "threshold": detector.threshold}

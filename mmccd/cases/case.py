@@ -1,8 +1,14 @@
-""""""
+"""A case: one patient's aligned volumes in LPS, where the brain is, and where the lesion is if that is known."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from os import PathLike
+from typing import Any
 
 import numpy as np
+import torch
 
 from mmccd.cases.brain import brain_mask
 from mmccd.cases.grid import Grid, check_same_grid
@@ -10,29 +16,45 @@ from mmccd.cases.names import case_id, choose_files
 from mmccd.cases.nifti import read_labels, read_volume, write_nifti
 from mmccd.errors import file_error
 from mmccd.intensity import DEFAULT, normalise
+from mmccd.phantom import Phantom
 from mmccd.slices import to_slices
+
+PathLikeStr = str | PathLike[str]
 
 
 def read_case(
-    files: dict,  # path by modality
-    seg=None,  # path of a lesion segmentation
-    brain=None,  # path of a brain mask; without one it is found in the volumes
-) -> dict:  # volumes, affine, brain, lesion and grid
-    "Read the files of a case and check that they lie on one grid."
+    files: Mapping[str, PathLikeStr], seg: PathLikeStr | None = None, brain: PathLikeStr | None = None
+) -> dict[str, Any]:
+    """Read the files of a case and check that they lie on one grid.
+
+    Args:
+        files: path by modality.
+        seg: path of a lesion segmentation, 0 outside the lesion.
+        brain: path of a brain mask; without one the brain is found in the volumes.
+
+    Returns:
+        The fields of a `Case` but its id: volumes, affine, brain, lesion, grid.
+
+    Raises:
+        ValueError: if there is no image, an image is empty, or two files lie on different grids.
+    """
     if not files:
         raise ValueError("A case needs at least one image, but none was given; name a file.")
-    volumes, masks, grids = {}, {}, {}
+    volumes: dict[str, np.ndarray] = {}
+    masks: dict[str, np.ndarray | None] = {"lesion": None, "brain": None}
+    grids: dict[PathLikeStr, Grid] = {}
     for name, path in files.items():
-        volumes[name], grids[path] = read_volume(path)
-        v = volumes[name]
+        v, grids[path] = read_volume(path)
         if not (v[:, :, v.shape[2] // 2].any() or v.any()):
             raise file_error(path, "every voxel is 0", "export it again")
-    for name, path in {"lesion": seg, "brain": brain}.items():
-        masks[name], grids[path] = read_labels(path) if path else (None, None)
+        volumes[name] = v
+    for name, path in (("lesion", seg), ("brain", brain)):
+        if path:
+            labels, grids[path] = read_labels(path)
+            masks[name] = labels > 0
     first, grid = next(iter(grids.items()))
-    for path in filter(None, grids):
-        check_same_grid(grids[path], path, grid, first)
-    masks = {name: m if m is None else m > 0 for name, m in masks.items()}
+    for path, other in grids.items():
+        check_same_grid(other, path, grid, first)
     if masks["brain"] is None:
         masks["brain"] = brain_mask(volumes, first)
     return dict(volumes=volumes, affine=grid.lps_affine, grid=grid, **masks)
@@ -40,71 +62,94 @@ def read_case(
 
 @dataclass(eq=False)
 class Case:
-    "One patient: aligned volumes in LPS, where the brain is, and where the lesion is if that is known."
+    """One patient.
 
-    id: str  # name of the case, used for results
-    volumes: dict  # (x, y, z) float32 by modality
-    affine: np.ndarray  # (4, 4), LPS voxel index to millimetres
-    brain: np.ndarray  # (x, y, z) bool
-    lesion: np.ndarray  # (x, y, z) bool, or None
-    grid: Grid  # of the input, to write back on
+    Attributes:
+        id: name of the case, used for results.
+        volumes: (x, y, z) float32 in LPS by modality ("flair", "t1", "t1ce", "t2"), in the numbers of the files.
+        affine: (4, 4), LPS voxel index to millimetres.
+        brain: (x, y, z) bool.
+        lesion: (x, y, z) bool, or None where it is not known.
+        grid: of the input, to write results back on.
+    """
+
+    id: str
+    volumes: dict[str, np.ndarray]
+    affine: np.ndarray
+    brain: np.ndarray
+    lesion: np.ndarray | None
+    grid: Grid
 
     @classmethod
     def from_files(
         cls,
-        files,  # path by modality, {"flair": path}
-        seg=None,  # path of a lesion segmentation
-        id=None,  # name of the case; None takes it from the first file
-        brain=None,  # path of a brain mask; None finds the brain in the volumes
-    ):
-        "From named files."
+        files: Mapping[str, PathLikeStr],
+        seg: PathLikeStr | None = None,
+        id: str | None = None,
+        brain: PathLikeStr | None = None,
+    ) -> Case:
+        """Read a case from named files; see `read_case`. Without `id` the first file's name gives it."""
         return cls(id=id or case_id(next(iter(files.values()), "")), **read_case(files, seg, brain))
 
     @classmethod
-    def load(
-        cls,
-        path,  # folder of one case in any BraTS naming, or a single file
-        modalities=None,  # a modality or a list of them; None takes all
-    ):
-        "From a folder or a single file."
+    def load(cls, path: PathLikeStr, modalities: str | Sequence[str] | None = None) -> Case:
+        """Read a case from its folder, in any BraTS naming, or from a single file.
+
+        Args:
+            path: the folder, or the file.
+            modalities: which to read; None takes all.
+
+        Raises:
+            ValueError: if something about the files is wrong, in one sentence.
+        """
         return cls.from_files(*choose_files(path, modalities), id=case_id(path))
 
     from_folder = load
 
     @classmethod
-    def from_phantom(
-        cls,
-        phantom,  # a `Phantom`
-        twin=False,  # its healthy twin instead
-        modalities=None,  # a modality or a list of them; None takes all
-    ):
-        "From a phantom in memory."
-        volumes = phantom.twin if twin else phantom.volumes
-        volumes = {m: volumes[m] for m in ([modalities] if isinstance(modalities, str) else modalities or volumes)}
-        lesion, grid = (phantom.labels > 0) & (not twin), Grid(phantom.brain.shape, phantom.affine)
-        return cls(
-            phantom.id + "_healthy_twin" * twin, volumes, grid.lps_affine, brain_mask(volumes, phantom.id), lesion, grid
-        )
+    def from_phantom(cls, phantom: Phantom, twin: bool = False, modalities: str | Sequence[str] | None = None) -> Case:
+        """Take a case from a phantom in memory; `twin` takes the same head without the lesion.
 
-    def normalised(
-        self,
-        modality,  # "flair", "t1", "t1ce" or "t2"
-        method=DEFAULT,  # as in `intensity.normalise`
-    ):
-        "The volume of `modality`, (x, y, z) float32, normalised."
+        Raises:
+            ValueError: if the phantom was made without its twin.
+        """
+        volumes = phantom.volumes
+        if twin:
+            if phantom.twin is None:
+                raise ValueError(f"{phantom.id} was made without its healthy twin.")
+            volumes = phantom.twin
+        wanted = [modalities] if isinstance(modalities, str) else modalities or list(volumes)
+        volumes = {m: volumes[m] for m in wanted}
+        lesion, grid = (phantom.labels > 0) & (not twin), Grid(phantom.brain.shape, phantom.affine)
+        brain = brain_mask(volumes, phantom.id)
+        return cls(phantom.id + "_healthy_twin" * twin, volumes, grid.lps_affine, brain, lesion, grid)
+
+    def normalised(self, modality: str, method: str = DEFAULT) -> np.ndarray:
+        """Return the volume of a modality, (x, y, z) float32, healthy brain in about [-1, 1], background -1.
+
+        Args:
+            modality: one that the case has.
+            method: a name in `intensity.METHODS`.
+
+        Raises:
+            ValueError: if the case has no such modality, or its brain has no contrast.
+        """
         if modality not in self.volumes:
             raise ValueError(f"Case {self.id} has no {modality}, only {', '.join(self.volumes)}.")
         return normalise(self.volumes[modality], self.brain, method, f"{modality} of {self.id}", modality)
 
-    # axial slices (b, 1, h, w) at `index`, as in `to_slices`: normalised, and the masks as bool
-    def slices(self, modality, index=None, method=DEFAULT):
+    def slices(self, modality: str, index: Any = None, method: str = DEFAULT) -> torch.Tensor:
+        """Return normalised axial slices (b 1 h w) at `index` (None: all), as `slices.to_slices`."""
         return to_slices(self.normalised(modality, method), index)
 
-    def brain_slices(self, index=None):
+    def brain_slices(self, index: Any = None) -> torch.Tensor:
+        """Return the brain mask as axial slices, bool (b 1 h w)."""
         return to_slices(self.brain, index)
 
-    def lesion_slices(self, index=None):
+    def lesion_slices(self, index: Any = None) -> torch.Tensor | None:
+        """Return the lesion as axial slices, bool (b 1 h w); None where it is not known."""
         return None if self.lesion is None else to_slices(self.lesion, index)
 
-    def save(self, volume, path):
+    def save(self, volume: np.ndarray, path: PathLikeStr) -> None:
+        """Write a volume (x, y, z) in LPS onto the grid of the input; see `nifti.write_nifti`."""
         write_nifti(volume, self.grid, path)

@@ -1,14 +1,18 @@
-""""""
+"""Where the voxels of a file lie: its grid, the way to LPS and back, sizes in millimetres."""
+
+from __future__ import annotations
 
 from dataclasses import dataclass, field
+from os import PathLike
 
 import nibabel as nib
 import numpy as np
 from nibabel import orientations as ornt
 
 from mmccd.errors import file_error
-from mmccd.slices import SLICE_RANGE
+from mmccd.slices import SLICE_RANGE, brats_offset
 
+# header fields that say where the voxels lie
 GEOMETRY = (
     "pixdim",
     "xyzt_units",
@@ -28,84 +32,95 @@ GEOMETRY = (
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    "Where the voxels of a file lie, and the way from its axes to LPS and back."
+    """Where the voxels of a file lie, and the way from its axes to LPS (left, posterior, superior) and back.
 
-    shape: tuple  # voxels along the file's three axes
-    affine: np.ndarray  # (4, 4), voxel index to millimetres
-    geometry: dict = field(default_factory=dict)  # header fields that say the same, kept as they are
-    image: type = nib.Nifti1Image  # NIfTI-1 or NIfTI-2
+    Attributes:
+        shape: voxels along the file's three axes.
+        affine: (4, 4), voxel index to millimetres.
+        geometry: header fields that say the same, kept as they are.
+        image: class of the image, NIfTI-1 or NIfTI-2.
+    """
+
+    shape: tuple[int, ...]
+    affine: np.ndarray
+    geometry: dict[str, np.ndarray] = field(default_factory=dict)
+    image: type[nib.Nifti1Image] = nib.Nifti1Image
 
     @classmethod
-    def of(cls, image):  # open NIfTI image
-        "The grid of an image."
-        return cls(tuple(image.shape[:3]), image.affine, {k: image.header[k].copy() for k in GEOMETRY}, type(image))
+    def of(cls, image: nib.Nifti1Image) -> Grid:
+        """Return the grid of an image."""
+        geometry = {k: image.header[k].copy() for k in GEOMETRY}
+        return cls(tuple(image.shape[:3]), np.asarray(image.affine), geometry, type(image))
 
     @property
-    def turn(self):
-        "Which axis goes where and whether it is flipped, from the file to LPS."
+    def turn(self) -> np.ndarray:
+        """Which axis goes where and whether it is flipped, from the file to LPS, as nibabel's orientations."""
         return ornt.ornt_transform(ornt.io_orientation(self.affine), ornt.axcodes2ornt("LPS"))
 
     @property
-    def lps_affine(self):
-        "Affine of the volume once it lies in LPS."
+    def lps_affine(self) -> np.ndarray:
+        """Affine (4, 4) of the volume once it lies in LPS."""
         return self.affine @ ornt.inv_ornt_aff(self.turn, self.shape)
 
     @property
-    def lps_shape(self):
-        "Voxels along the three axes in LPS."
+    def lps_shape(self) -> tuple[int, ...]:
+        """Voxels along the three axes in LPS."""
         return tuple(int(self.shape[axis]) for axis in np.argsort(self.turn[:, 0]))
 
-    def to_lps(self, array):  # (i, j, k) on the file's axes
-        "Turn an array into LPS."
+    def to_lps(self, array: np.ndarray) -> np.ndarray:
+        """Turn an array (i, j, k) on the file's axes into (x, y, z) in LPS."""
         return np.ascontiguousarray(ornt.apply_orientation(array, self.turn))
 
-    def from_lps(self, array):  # (x, y, z) in LPS
-        "Turn an array back onto the file's axes."
+    def from_lps(self, array: np.ndarray) -> np.ndarray:
+        """Turn an array (x, y, z) in LPS back onto the file's axes."""
         back = ornt.ornt_transform(ornt.axcodes2ornt("LPS"), ornt.io_orientation(self.affine))
         return np.ascontiguousarray(ornt.apply_orientation(array, back))
 
 
-def check_same_grid(
-    grid: Grid,  # of the second file
-    path,  # the second file
-    first: Grid,  # of the first file
-    first_path,  # the first file
-):
-    "Refuse two files whose voxels do not lie in the same places, to a tenth of a voxel."
+def check_same_grid(grid: Grid, path: str | PathLike[str], first: Grid, first_path: str | PathLike[str]) -> None:
+    """Check that the voxels of two files lie in the same places, to a tenth of a voxel.
+
+    Args:
+        grid: of the file at `path`.
+        path: the file that is refused if it does not fit.
+        first: of the file at `first_path`.
+        first_path: the file that was there first.
+
+    Raises:
+        ValueError: if shapes differ or voxels lie apart.
+    """
     a, b = grid.lps_shape, first.lps_shape
     if a != b:
         raise file_error(path, f"its shape {a} is not the {b} of {first_path}", "resample one onto the other")
     corners = np.array([(*c, 1) for c in np.ndindex(2, 2, 2)]) * (*np.subtract(a, 1), 1)
     apart = np.abs(corners @ (grid.lps_affine - first.lps_affine).T).max()
-    if apart > 0.1 * np.linalg.norm(first.affine[:3, :3], axis=0).min():
-        raise file_error(
-            path,
-            f"its affine puts voxels {apart:.3g} mm away from those of {first_path}",
-            "resample one onto the other",
-        )
+    if apart > 0.1 * voxel_size(first.affine).min():
+        wrong = f"its affine puts voxels {apart:.3g} mm away from those of {first_path}"
+        raise file_error(path, wrong, "resample one onto the other")
 
 
-def volume_ml(
-    mask: np.ndarray,  # bool (x, y, z)
-    affine: np.ndarray,  # (4, 4), voxel index to millimetres
-) -> float:  # millilitres
-    "How much tissue is marked?"
+def volume_ml(mask: np.ndarray, affine: np.ndarray) -> float:
+    """Return the volume in millilitres of what is marked in a mask (x, y, z) with affine (4, 4) in millimetres."""
     return float(mask.sum() * abs(np.linalg.det(affine[:3, :3])) / 1000)
 
 
-def voxel_size(
-    affine: np.ndarray,  # (4, 4), voxel index to millimetres
-) -> np.ndarray:  # mm along the three axes of the grid; a shear is not looked at
-    "How far is it to the next voxel?"
+def voxel_size(affine: np.ndarray) -> np.ndarray:
+    """Return the distance in millimetres to the next voxel along each of the three axes; a shear does not count."""
     return np.linalg.norm(affine[:3, :3], axis=0)
 
 
-def protocol_slices(
-    shape: tuple,  # voxels along the three LPS axes
-    affine: np.ndarray,  # (4, 4) of the LPS grid
-) -> range:  # axial indices to choose from
-    "Slices 70 to 89 of the BraTS grid, wherever they lie in this volume; on another grid all slices."
-    z = affine[2, 3] + np.arange(shape[2])
-    is_brats = tuple(shape[:2]) == (240, 240) and np.allclose(affine[:3, :3], np.diag([-1, -1, 1]), atol=1e-3)
-    inside = np.flatnonzero((z > SLICE_RANGE[0] - 0.5) & (z < SLICE_RANGE[-1] + 0.5)) if is_brats else []
-    return range(inside[0], inside[-1] + 1) if len(inside) else range(shape[2])
+def protocol_slices(shape: tuple[int, ...], affine: np.ndarray) -> range:
+    """Return the axial indices that the slice protocol chooses from.
+
+    On the BraTS grid (see `slices.brats_offset`) these are slices 70 to 89 of that grid, wherever they lie in this
+    volume; on another grid, or where none of them is in the volume, all slices.
+
+    Args:
+        shape: voxels along the three LPS axes.
+        affine: (4, 4) of the LPS grid.
+    """
+    offset = brats_offset(shape, affine)
+    if offset is None:
+        return range(shape[2])
+    inside = range(max(SLICE_RANGE[0] - offset, 0), min(SLICE_RANGE[-1] + 1 - offset, shape[2]))
+    return inside if len(inside) else range(shape[2])

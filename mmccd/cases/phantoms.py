@@ -1,51 +1,66 @@
-""""""
+"""Phantoms as data: written in BraTS layout, or prepared in place of a folder of cases."""
 
 import shutil
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from mmccd.phantom import KINDS, Phantom, phantom_id
+from mmccd.files import output_folder, writing
+from mmccd.phantom import KINDS, Phantom, make_phantom, phantom_id
+
+PathLikeStr = str | PathLike[str]
 
 
-def make_subjects(
-    out,  # folder; made where missing
-    wanted,  # list of (kind, index)
-    seed: int = 0,  # of the data set
-    slices=None,  # range of axial slices; None: all 155
-    overwrite=False,  # replace subjects that are there
-    progress=True,  # a bar, if on a terminal
-) -> list[dict]:  # id, kind and folder of each
-    "Write phantom subjects in BraTS layout, each of them whole or not at all."
-    from tqdm import tqdm
+@dataclass(frozen=True)
+class Phantoms:
+    """Phantom subjects to prepare, in place of a folder of cases.
 
-    from mmccd.cases.phantoms import write_phantom
-    from mmccd.files import output_folder, writing
-    from mmccd.phantom import make_phantom, phantom_id
+    Attributes:
+        healthy: healthy subjects, how many; the other kinds alike.
+        glioma: patients with a glioma.
+        ms: patients with multiple sclerosis.
+        infarct: patients with an infarct.
+        artefact: healthy subjects with an artefact of the scanner.
+        seed: of all randomness.
+        whole: make whole heads, not the wanted slices alone.
+    """
 
-    there = [p for p in (Path(out) / phantom_id(k, seed, i) for k, i in wanted) if p.exists()]
-    if there and not overwrite:
-        raise ValueError(f"{there[0]} is already there: choose another folder, or give --overwrite")
-    made = []
-    with output_folder(out) as out:
-        for kind, i in tqdm(wanted, "phantom", unit="subject", disable=None if progress else True):
-            subject = make_phantom(kind, seed, i, slices)
-            if not subject.brain.any():
-                raise ValueError(f"the slices {slices[0]}:{slices[-1]} hold no brain: choose others, such as 70:89")
-            with writing(out):
-                made.append({"id": subject.id, "kind": kind, "folder": str(write_phantom(subject, out, overwrite))})
-    return made
+    healthy: int = 0
+    glioma: int = 0
+    ms: int = 0
+    infarct: int = 0
+    artefact: int = 0
+    seed: int = 0
+    whole: bool = False
+
+    def tasks(self) -> list[tuple[str, dict[str, Any]]]:
+        """Return the name of each subject, and its origin: kind and index.
+
+        Raises:
+            ValueError: if there is none.
+        """
+        wanted = [(kind, i) for kind in KINDS for i in range(getattr(self, kind))]
+        if not wanted:
+            raise ValueError(
+                "There is nothing to prepare: ask for at least one phantom, such as healthy=1 (--healthy 1)."
+            )
+        return [(phantom_id(kind, self.seed, i), {"kind": kind, "index": i}) for kind, i in wanted]
 
 
-def save_nifti(
-    volume: np.ndarray,  # (x, y, z), integers
-    path,  # file to write, .nii.gz
-    affine: np.ndarray,  # (4, 4), voxel -> mm
-    dtype=np.int16,  # on disk
-):
-    "Write a volume as compressed NIfTI in millimetres; the same volume gives the same bytes."
+def save_nifti(volume: np.ndarray, path: PathLikeStr, affine: np.ndarray, dtype: Any = np.int16) -> None:
+    """Write a volume (x, y, z) of whole numbers as compressed NIfTI in millimetres; the same volume, the same bytes.
+
+    Args:
+        volume: what to write.
+        path: file to write, .nii.gz.
+        affine: (4, 4), voxel index to millimetres.
+        dtype: on disk.
+    """
     import nibabel as nib
 
     image = nib.Nifti1Image(volume.astype(dtype), affine)
@@ -54,13 +69,17 @@ def save_nifti(
 
 
 def write_case(
-    folder,  # to write into, made if missing
-    name: str,  # of the case, the files' prefix
-    volumes: dict,  # modality -> (x, y, z)
-    labels: np.ndarray,  # uint8 (x, y, z)
-    affine: np.ndarray,  # (4, 4)
-):
-    "Write one case as <name>_<modality>.nii.gz and <name>_seg.nii.gz."
+    folder: PathLikeStr, name: str, volumes: dict[str, np.ndarray], labels: np.ndarray, affine: np.ndarray
+) -> None:
+    """Write a case as <name>_<modality>.nii.gz and <name>_seg.nii.gz.
+
+    Args:
+        folder: to write into, made where missing.
+        name: of the case.
+        volumes: (x, y, z) by modality.
+        labels: uint8 (x, y, z), 0 outside the lesion.
+        affine: (4, 4), voxel index to millimetres.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for m, v in volumes.items():
@@ -68,14 +87,20 @@ def write_case(
     save_nifti(labels, folder / f"{name}_seg.nii.gz", affine, np.uint8)
 
 
-def swap_in(
-    new: Path,  # folder that is complete
-    final: Path,  # where it belongs; may be taken
-    old: Path,  # where to put what is there
-):
-    "Put a folder in its place; files of the user's in the old one that the new one lacks are kept."
+def swap_in(new: Path, final: Path, old: Path) -> None:
+    """Put a folder in its place; files of the user's in the one that was there, which the new one lacks, are kept.
+
+    Args:
+        new: folder that is complete.
+        final: where it belongs; may be taken.
+        old: where to put what was there.
+
+    Raises:
+        OSError: if it cannot be put there; what was there is back in its place.
+    """
     if not final.exists():
-        return new.rename(final)
+        new.rename(final)
+        return
     for f in [f for f in final.rglob("*") if f.is_file() and not (new / f.relative_to(final)).exists()]:
         (new / f.relative_to(final)).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(f, new / f.relative_to(final))
@@ -87,12 +112,20 @@ def swap_in(
         raise
 
 
-def write_phantom(
-    phantom: Phantom,  # what to write
-    out,  # folder that gets a folder <id>
-    overwrite: bool = False,  # replace the files of a case that is there; other files in its folder stay
-) -> Path:  # the case's folder: <id>_{flair,t1,t1ce,t2,seg}.nii.gz and healthy_twin/ with the same names
-    "Write a phantom in BraTS layout; it appears under its name only when it is complete."
+def write_phantom(phantom: Phantom, out: PathLikeStr, overwrite: bool = False) -> Path:
+    """Write a phantom in BraTS layout; it appears under its name only when it is complete.
+
+    Args:
+        phantom: what to write.
+        out: folder that gets a folder <id>.
+        overwrite: replace the files of a case that is there; other files in its folder stay.
+
+    Returns:
+        The case's folder: <id>_{flair,t1,t1ce,t2,seg}.nii.gz, and healthy_twin/ with the same names.
+
+    Raises:
+        ValueError: if the case is there already.
+    """
     final = Path(out) / phantom.id
     if final.exists() and not overwrite:
         raise ValueError(f"{final} exists already; choose another folder or overwrite it")
@@ -108,26 +141,43 @@ def write_phantom(
     return final
 
 
-@dataclass(frozen=True)
-class Phantoms:
-    "Phantom subjects to prepare, in place of a folder of cases."
+def make_subjects(
+    out: PathLikeStr,
+    wanted: Iterable[tuple[str, int]],
+    seed: int = 0,
+    slices: range | None = None,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> list[dict[str, str]]:
+    """Make phantom subjects and write them in BraTS layout, each of them whole or not at all.
 
-    healthy: int = 0  # healthy subjects
-    glioma: int = 0  # patients with a glioma
-    ms: int = 0  # patients with multiple sclerosis
-    infarct: int = 0  # patients with an infarct
-    artefact: int = 0  # healthy subjects with an artefact of the scanner
-    seed: int = 0  # of all randomness
-    whole: bool = False  # make whole heads, not the wanted slices alone
+    Args:
+        out: folder; made where missing.
+        wanted: (kind, index) of each subject.
+        seed: of the data set.
+        slices: axial slices; None: all 155.
+        overwrite: replace subjects that are there.
+        progress: a bar, if on a terminal.
 
-    def tasks(self):
-        "Name and origin of each subject."
-        if not any(getattr(self, kind) for kind in KINDS):
-            raise ValueError(
-                "There is nothing to prepare: ask for at least one phantom, such as healthy=1 (--healthy 1)."
-            )
-        return [
-            (phantom_id(kind, self.seed, i), {"kind": kind, "index": i})
-            for kind in KINDS
-            for i in range(getattr(self, kind))
-        ]
+    Returns:
+        id, kind and folder of each.
+
+    Raises:
+        ValueError: if a subject is there already, the slices hold no brain, or writing fails.
+    """
+    from tqdm import tqdm
+
+    wanted = list(wanted)
+    there = [p for p in (Path(out) / phantom_id(k, seed, i) for k, i in wanted) if p.exists()]
+    if there and not overwrite:
+        raise ValueError(f"{there[0]} is already there: choose another folder, or give --overwrite")
+    made = []
+    with output_folder(out) as folder:
+        for kind, i in tqdm(wanted, "phantom", unit="subject", disable=None if progress else True):
+            subject = make_phantom(kind, seed, i, slices)
+            if slices is not None and not subject.brain.any():
+                raise ValueError(f"the slices {slices[0]}:{slices[-1]} hold no brain: choose others, such as 70:89")
+            with writing(out):
+                path = write_phantom(subject, folder, overwrite)
+            made.append({"id": subject.id, "kind": kind, "folder": str(path)})
+    return made

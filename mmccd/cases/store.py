@@ -1,44 +1,59 @@
-""""""
+"""A store of slices for training, in zarr: one group a case, read as batches of tensors."""
 
-from collections import namedtuple
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from os import PathLike
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 
 from mmccd.errors import display_name
 
+if TYPE_CHECKING:
+    from zarr.abc.store import Store
+
+Place = str | PathLike[str]  # a path, or an fsspec URL such as memory://x or s3://bucket/x
+
 FORMAT = 1  # of the store
+IN_MEMORY = 2e9  # bytes that in_memory="auto" is ready to keep
+
+
+def store_error(place: object, wrong: object, todo: str) -> ValueError:
+    """Return the error for a store that cannot be used: where, what is wrong, what to do."""
+    return ValueError(f"Cannot use the store {display_name(place)}: {wrong}; {todo}.")
 
 
 @contextmanager
-def store_errors(
-    place,  # the store
-):
-    "What the system says when writing or reading a store fails, in one sentence."
+def store_errors(place: Place) -> Iterator[None]:
+    """Turn what the system says when writing or reading a store fails into one sentence.
+
+    Raises:
+        ValueError: in place of an OSError or ImportError.
+    """
     try:
         yield
     except (OSError, ImportError) as error:
-        full = isinstance(error, OSError) and error.errno == 28
-        wrong = getattr(error, "strerror", None) or error
-        raise ValueError(
-            f"Cannot use the store {display_name(place)}: {wrong}; {'free some space and run it again' if full else 'choose another place'}."
-        ) from error
+        full = isinstance(error, OSError) and error.errno == errno.ENOSPC
+        todo = "free some space and run it again" if full else "choose another place"
+        raise store_error(place, getattr(error, "strerror", None) or error, todo) from error
 
 
-def is_url(
-    place,  # path or URL
-) -> bool:
-    "Is it an fsspec URL, such as memory://x or s3://bucket/x?"
+def is_url(place: Place) -> bool:
+    """Tell whether a place is an fsspec URL."""
     return "://" in str(place)
 
 
-def open_place(
-    place,  # path or fsspec URL
-    write: bool = False,  # to write into
-):  # a zarr `Store`
-    "The place of a store, which may still be empty."
+def open_place(place: Place, write: bool = False) -> Store:
+    """Open the place of a store, which may still be empty, for reading or writing.
+
+    Raises:
+        ValueError: if there can be no store.
+    """
     from zarr.storage import FsspecStore, LocalStore
 
     with store_errors(place):
@@ -48,28 +63,25 @@ def open_place(
             except ValueError as error:
                 raise OSError(str(error)) from error  # an unknown protocol
         if display_name(place) != str(place):
-            raise ValueError(
-                f"Cannot use the store {display_name(place)}: its name has characters that cannot be read; rename it."
-            )
-        return LocalStore(
-            Path(place).absolute(), read_only=not write
-        )  # zarr 3.1 loses its way in a relative one-letter folder
+            raise store_error(place, "its name has characters that cannot be read", "rename it")
+        # absolute: zarr 3.1 loses its way in a relative one-letter folder
+        return LocalStore(Path(place).absolute(), read_only=not write)
 
 
-def read_store(
-    place,  # path or fsspec URL
-) -> dict | None:  # the recipe; None where there is nothing yet
-    "The recipe of a store; refuses what is something else."
+def read_store(place: Place) -> dict[str, Any] | None:
+    """Return the recipe of a store; None where there is nothing yet.
+
+    Raises:
+        ValueError: if what is there is something else, or of another format.
+    """
     import zarr
 
-    no_store = ValueError(
-        f"Cannot use the store {display_name(place)}: what is there is not a store of slices; choose another place, or make one with mmccd prepare."
+    no_store = store_error(
+        place, "what is there is not a store of slices", "choose another place, or make one with mmccd prepare"
     )
     if not is_url(place) and Path(place).exists():
         if not Path(place).is_dir():
-            raise ValueError(
-                f"Cannot use the store {display_name(place)}: it is a file, not a folder; choose another place."
-            )
+            raise store_error(place, "it is a file, not a folder", "choose another place")
         with store_errors(place):
             empty = not any(Path(place).iterdir())
         if empty:
@@ -87,194 +99,237 @@ def read_store(
     if not isinstance(recipe, dict) or "size" not in recipe:
         raise no_store
     if recipe["format"] != FORMAT:
-        raise ValueError(
-            f"Cannot use the store {display_name(place)}: it has format {recipe['format']}, and this version of mmccd knows format {FORMAT}; update mmccd, or prepare the data again."
-        )
-    return recipe
+        wrong = f"it has format {recipe['format']}, and this version of mmccd knows format {FORMAT}"
+        raise store_error(place, wrong, "update mmccd, or prepare the data again")
+    return dict(recipe)
 
 
-def read_records(
-    place,  # path or fsspec URL of a store
-) -> dict:  # record by id, sorted, of the complete cases
-    "The cases that count: those whose record is written."
+def read_records(place: Place) -> dict[str, dict[str, Any]]:
+    """Return the records of the complete cases by id, sorted: a case counts once its record is written."""
     import fsspec
     import zarr
 
-    found, store = {}, open_place(place)
+    found: dict[str, dict[str, Any]] = {}
+    store = open_place(place)
     with store_errors(place):
         files, root = fsspec.core.url_to_fs(str(place))
-        names = {
-            p["name"].rstrip("/").rsplit("/", 1)[-1] for p in files.ls(root, detail=True) if p["type"] == "directory"
-        }
-        for id in sorted(names):
-            with suppress(
-                FileNotFoundError, ValueError, KeyError, TypeError
-            ):  # no group, or a record that a power cut left empty
+        folders = [p["name"] for p in files.ls(root, detail=True) if p["type"] == "directory"]
+        for id in sorted({name.rstrip("/").rsplit("/", 1)[-1] for name in folders}):
+            # no group, or a record that a power cut left empty
+            with suppress(FileNotFoundError, ValueError, KeyError, TypeError):
                 group = zarr.open_group(store, path=id, mode="r")
-                record = group.attrs.get("case")
+                record: Any = group.attrs.get("case")
                 if record and (not record["rows"] or {"images", "masks"} <= set(group.array_keys())):
                     found[id] = record
     return found
 
 
-Row = namedtuple("Row", "id place brain_cm2 lesion_cm2 index")  # lesion_cm2 is None where it is not known
+class Row(NamedTuple):
+    """One slice of a store: whose it is, its axial place, and how much brain and lesion it shows.
+
+    `lesion_cm2` is None where it is not known; `index` counts the slices of the case in the store.
+    """
+
+    id: str
+    place: int
+    brain_cm2: float
+    lesion_cm2: float | None
+    index: int
 
 
 class SliceStore:
-    "A store of slices, as `prepare` wrote it."
+    """A store of slices, as `prepare.prepare` wrote it.
 
-    def __init__(
-        self,
-        place,  # path or fsspec URL
-    ):
-        self.place, self.recipe = place, read_store(place)
-        if self.recipe is None:
-            raise ValueError(
-                f"Cannot use the store {display_name(place)}: there is nothing; check the path, or make it with mmccd prepare."
-            )
-        self.records = read_records(place)
+    Attributes:
+        place: path or fsspec URL.
+        recipe: how it was made.
+        records: what is known of each case, by id.
+    """
+
+    recipe: dict[str, Any]
+
+    def __init__(self, place: Place) -> None:
+        """Open the store at `place`.
+
+        Raises:
+            ValueError: if there is none.
+        """
+        recipe = read_store(place)
+        if recipe is None:
+            raise store_error(place, "there is nothing", "check the path, or make it with mmccd prepare")
+        self.place, self.recipe, self.records = place, recipe, read_records(place)
 
     @property
-    def ids(self):
+    def ids(self) -> list[str]:
+        """The cases, sorted."""
         return list(self.records)
 
     @property
-    def table(self):
-        return [Row(id, *row, k) for id, record in self.records.items() for k, row in enumerate(record["rows"])]
+    def table(self) -> list[Row]:
+        """All slices, case by case."""
+        found = []
+        for id, record in self.records.items():
+            for k, (place, brain_cm2, lesion_cm2) in enumerate(record["rows"]):
+                found.append(Row(id, place, brain_cm2, lesion_cm2, k))
+        return found
 
     def dataset(
         self,
-        ids=None,  # names of cases; None takes all
-        modalities=None,  # one or several; None takes all
-        tumour_free: bool = True,  # only slices without lesion
-        min_brain: float = 0.0,  # square centimetres of brain a slice needs
-        in_memory="auto",  # True, False, or "auto": if it takes no more than 2 GB
-    ):
-        "Choose slices to train or validate on: a `SliceDataset`."
+        ids: str | Iterable[str] | None = None,
+        modalities: str | Iterable[str] | None = None,
+        tumour_free: bool = True,
+        min_brain: float = 0.0,
+        in_memory: bool | Literal["auto"] = "auto",
+    ) -> SliceDataset:
+        """Choose slices to train or validate on.
+
+        Args:
+            ids: names of cases; None takes all.
+            modalities: one or several; None takes all.
+            tumour_free: only slices without lesion.
+            min_brain: square centimetres of brain a slice needs.
+            in_memory: keep all slices in memory; "auto" does so where they take no more than `IN_MEMORY` bytes.
+
+        Raises:
+            ValueError: if the store lacks a case or modality, does not know where lesions are, or no slice is left.
+        """
         modalities = [modalities] if isinstance(modalities, str) else list(modalities or self.recipe["modalities"])
         ids = self.ids if ids is None else [ids] if isinstance(ids, str) else list(ids)
-        for what, names, there in (("case", ids, self.records), ("modality", modalities, self.recipe["modalities"])):
-            missing = [n for n in names if n not in there]
-            if missing:
-                raise ValueError(
-                    f"The store {display_name(self.place)} has no {what} {missing[0]}"
-                    + f" (and {len(missing) - 1} more)" * (len(missing) > 1)
-                    + "; prepare it, or choose others."
-                )
+        self._check("case", ids, self.records)
+        self._check("modality", modalities, self.recipe["modalities"])
         rows = [r for r in self.table if r.id in set(ids) and r.brain_cm2 >= min_brain]
         unknown = {r.id for r in rows if r.lesion_cm2 is None}
         if tumour_free and unknown:
             raise ValueError(
-                f"Cannot tell which slices of {min(unknown)} are free of tumour: it has no segmentation; prepare it with one, or with healthy=True (--assume-healthy) if it is known to be healthy."
+                f"Cannot tell which slices of {min(unknown)} are free of tumour: it has no segmentation; prepare it "
+                "with one, or with healthy=True (--assume-healthy) if it is known to be healthy."
             )
         chosen = [r for r in rows if not (tumour_free and r.lesion_cm2)]
         if not chosen:
-            raise ValueError(
-                f"No slice is left of {len(ids)} case{'s' * (len(ids) != 1)} in {display_name(self.place)}: {f'all {len(rows)} show lesion' if rows else 'none has enough brain'}; choose more cases or wider slices."
-            )
+            why = f"all {len(rows)} show lesion" if rows else "none has enough brain"
+            cases = f"{len(ids)} case{'s' * (len(ids) != 1)} in {display_name(self.place)}"
+            raise ValueError(f"No slice is left of {cases}: {why}; choose more cases or wider slices.")
         how = {"ids": sorted({r.id for r in chosen}), "tumour_free": tumour_free, "min_brain": min_brain}
         return SliceDataset(self.place, chosen, modalities, self.recipe | {"chosen": how}, in_memory)
 
-    def describe(self):
+    def _check(self, what: str, names: Sequence[str], known: Iterable[str]) -> None:
+        missing = [n for n in names if n not in set(known)]
+        if missing:
+            more = f" (and {len(missing) - 1} more)" * (len(missing) > 1)
+            place = display_name(self.place)
+            raise ValueError(f"The store {place} has no {what} {missing[0]}{more}; prepare it, or choose others.")
+
+    def describe(self) -> str:
+        """Say in one line what is in the store."""
         return describe_slices(self.table, self.recipe, self.recipe["modalities"])
 
 
-def describe_slices(
-    rows: list,  # of `Row`
-    recipe: dict,  # of the store
-    modalities: list,  # used
-) -> str:  # one line
-    "What kind of data is this?"
+def describe_slices(rows: Sequence[Row], recipe: dict[str, Any], modalities: Iterable[str]) -> str:
+    """Say in one line what kind of data some slices are: how many, of whom, from where, at which size."""
     ill, n = sum(bool(r.lesion_cm2) for r in rows), len({r.id for r in rows})
-    lesions = (
-        "lesions unknown"
-        if any(r.lesion_cm2 is None for r in rows)
-        else f"{ill} of them with lesion"
-        if ill
-        else "all tumour-free"
-    )
+    lesions = f"{ill} of them with lesion" if ill else "all tumour-free"
+    if any(r.lesion_cm2 is None for r in rows):
+        lesions = "lesions unknown"
     how = recipe["phantom"]
     origin = f"phantom {how['version']}, seed {how['seed']}" if how else "scans"
     places = f"places {min(r.place for r in rows)} to {max(r.place for r in rows)}" if rows else "no places"
-    return f"{len(rows)} slices ({lesions}) of {n} case{'s' * (n != 1)} from {origin}, {' '.join(modalities)}, {recipe['size']}×{recipe['size']}, {places}, {recipe['normalisation']}"
+    size = f"{recipe['size']}×{recipe['size']}"
+    return (
+        f"{len(rows)} slices ({lesions}) of {n} case{'s' * (n != 1)} from {origin}, {' '.join(modalities)}, {size}, "
+        f"{places}, {recipe['normalisation']}"
+    )
 
 
 @contextmanager
-def undamaged(
-    place,  # path or fsspec URL of the store
-    id: str,  # of the case being read
-):
-    "Say which case of a store cannot be read, and what to do."
+def undamaged(place: Place, id: str) -> Iterator[None]:
+    """Say which case of a store cannot be read, and what to do.
+
+    Raises:
+        ValueError: in place of whatever reading the case raised.
+    """
     try:
         yield
     except Exception as error:
+        where = display_name(place)
         raise ValueError(
-            f"Cannot read {id} in the store {display_name(place)}: it is damaged; delete {display_name(place)}/{id} and prepare it again."
+            f"Cannot read {id} in the store {where}: it is damaged; delete {where}/{id} and prepare it again."
         ) from error
 
 
-IN_MEMORY = 2e9  # bytes that "auto" is ready to keep
-
-
 class SliceDataset:
-    "Slices of a store, ready for training."
+    """Slices of a store, ready for training; made by `SliceStore.dataset`.
+
+    Attributes:
+        rows: the slices.
+        modalities: in the order wanted.
+        recipe: of the store, and under "chosen" what was chosen.
+        known: is it known of every slice where it shows lesion?
+        nbytes: bytes of the slices.
+    """
 
     def __init__(
         self,
-        place,  # path or fsspec URL of the store
-        rows: list,  # `Row`s, the slices
-        modalities: list,  # in the order wanted
-        recipe: dict,  # of the store, and what was chosen
-        in_memory="auto",  # True, False or "auto"
-    ):
+        place: Place,
+        rows: list[Row],
+        modalities: list[str],
+        recipe: dict[str, Any],
+        in_memory: bool | Literal["auto"] = "auto",
+    ) -> None:
+        """See `SliceStore.dataset`."""
         self.place, self.rows, self.modalities, self.recipe = place, rows, modalities, recipe
-        self.channels, self.known = (
-            [recipe["modalities"].index(m) for m in modalities],
-            all(r.lesion_cm2 is not None for r in rows),
-        )
+        self.channels = [recipe["modalities"].index(m) for m in modalities]
+        self.known = all(r.lesion_cm2 is not None for r in rows)
         self.nbytes = len(rows) * recipe["size"] ** 2 * (2 * len(modalities) + 2)
-        self.arrays, self.kept = {}, None
+        self.arrays: dict[str, list[Any]] = {}
+        self.kept: tuple[np.ndarray, np.ndarray] | None = None
         if in_memory is True or (in_memory == "auto" and self.nbytes <= IN_MEMORY):
             self.kept = self.read(range(len(rows)))
 
     @property
-    def ids(self):
+    def ids(self) -> list[str]:
+        """The cases that the slices belong to, sorted."""
         return sorted({r.id for r in self.rows})
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.rows)
 
-    def read(
-        self,
-        indices,  # which slices
-    ):
-        "Images and masks from the store, a case at a time."
+    def read(self, indices: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Read slices from the store, a case at a time.
+
+        Returns:
+            Images (n m size size) float16, and masks (n 2 size size) uint8: brain, lesion.
+
+        Raises:
+            ValueError: if a case is damaged.
+        """
         import zarr
 
-        images, masks = (
-            np.empty((len(indices), n, *[self.recipe["size"]] * 2), t)
-            for n, t in ((len(self.channels), np.float16), (2, np.uint8))
-        )
-        of_case = {}
+        shape = [self.recipe["size"]] * 2
+        images = np.empty((len(indices), len(self.channels), *shape), np.float16)
+        masks = np.empty((len(indices), 2, *shape), np.uint8)
+        of_case: dict[str, list[tuple[int, int]]] = {}
         for j, i in enumerate(indices):
             of_case.setdefault(self.rows[i].id, []).append((j, self.rows[i].index))
         for id, pairs in of_case.items():
-            at, k = np.array(pairs).T
-            wanted, back = np.unique(k, return_inverse=True)
+            target, index = np.array(pairs).T
+            wanted, back = np.unique(index, return_inverse=True)
             with undamaged(self.place, id):
                 if id not in self.arrays:
-                    self.arrays[id] = [
-                        zarr.open_array(open_place(self.place), path=f"{id}/{n}", mode="r") for n in ("images", "masks")
-                    ]
+                    store = open_place(self.place)
+                    self.arrays[id] = [zarr.open_array(store, path=f"{id}/{n}", mode="r") for n in ("images", "masks")]
                 for out, array, channels in zip((images, masks), self.arrays[id], (self.channels, [0, 1])):
-                    out[at] = array.oindex[wanted][back][:, channels]
+                    out[target] = array.oindex[wanted][back][:, channels]
         return images, masks
 
-    def batch(
-        self,
-        indices,  # which slices, a list of integers
-    ) -> dict:  # modality -> float32 (b 1 h w), "brain" -> bool (b 1 h w), "lesion" likewise where it is known
-        "Slices as tensors."
+    def batch(self, indices: Iterable[int]) -> dict[str, torch.Tensor]:
+        """Return slices as tensors.
+
+        Args:
+            indices: which slices.
+
+        Returns:
+            float32 (b 1 h w) by modality, "brain" as bool (b 1 h w), and "lesion" likewise where it is known.
+        """
         indices = [int(i) for i in indices]
         images, masks = self.read(indices) if self.kept is None else [a[indices] for a in self.kept]
         out = {m: torch.from_numpy(images[:, [j]]).float() for j, m in enumerate(self.modalities)}
@@ -282,11 +337,13 @@ class SliceDataset:
             out[name] = torch.from_numpy(masks[:, [j]]).bool()
         return out
 
-    def __getitem__(self, i):
+    def __getitem__(self, i: int) -> dict[str, torch.Tensor]:
         return {name: x[0] for name, x in self.batch([i]).items()}
 
-    def __getitems__(self, indices):
-        return [dict(zip(b, xs)) for b in [self.batch(indices)] for xs in zip(*b.values())]
+    def __getitems__(self, indices: Iterable[int]) -> list[dict[str, torch.Tensor]]:
+        batch = self.batch(indices)
+        return [dict(zip(batch, xs)) for xs in zip(*batch.values())]
 
-    def describe(self):
+    def describe(self) -> str:
+        """Say in one line what the slices are."""
         return describe_slices(self.rows, self.recipe, self.modalities)
