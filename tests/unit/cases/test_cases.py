@@ -14,14 +14,14 @@ import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
-from mmccd import data
 from mmccd.cases.brain import brain_mask
 from mmccd.cases.case import Case
 from mmccd.cases.grid import GEOMETRY, Grid
 from mmccd.cases.names import case_files, case_id, find_cases, split_name
 from mmccd.cases.nifti import read_labels, read_volume, write_nifti
+from mmccd.cases.phantoms import write_phantom
 from mmccd.intensity import DEFAULT, METHODS, normalise
-from mmccd.phantom import MODALITIES
+from mmccd.phantom import MODALITIES, make_phantom
 from mmccd.slices import to_slices, to_volume
 
 ORIENTATIONS = ["".join(c) for axes in itertools.permutations(("LR", "AP", "SI")) for c in itertools.product(*axes)]
@@ -54,7 +54,9 @@ def sentence(read, *args, **kw):
     with pytest.raises(ValueError) as caught:
         read(*args, **kw)
     text = str(caught.value)
-    assert type(caught.value) is ValueError and "\n" not in text and text.endswith("."), text
+    assert type(caught.value) is ValueError, text
+    assert "\n" not in text, text
+    assert text.endswith("."), text
     return text
 
 
@@ -381,7 +383,7 @@ def test_single_file(tmp_path):
 
 def images():
     good = head()
-    nan, inf, singular, twins = good.copy(), good.copy(), BRATS.copy(), BRATS.copy()
+    nan, inf, twins = good.copy(), good.copy(), BRATS.copy()
     nan[3, 3, 3], inf[3, 3, 3], twins[:, 1] = np.nan, np.inf, twins[:, 0]
     plain = nib.Nifti1Image(good, BRATS).to_bytes()
     zero_sform, nan_sform, no_dims, many_dims, bad_type = (bytearray(plain) for _ in range(5))
@@ -465,7 +467,7 @@ def test_errors_that_come_with_the_data(tmp_path, monkeypatch, error):
         def dataobj(self):
             raise error
 
-    monkeypatch.setattr(data, "open_nifti", lambda path: Late())
+    monkeypatch.setattr("mmccd.cases.nifti.open_nifti", lambda path: Late())
     assert "cut off or damaged" in sentence(read_volume, tmp_path / "a.nii")
 
 
@@ -655,9 +657,7 @@ def test_interrupted_write_leaves_nothing(tmp_path, monkeypatch, step, error):
         with pytest.raises(KeyboardInterrupt):
             write_nifti(head() + 1, grid, target)
     else:
-        assert (text := sentence(write_nifti, head() + 1, grid, target)).startswith(
-            f"Cannot write {target}: {error.strerror};"
-        )
+        assert sentence(write_nifti, head() + 1, grid, target).startswith(f"Cannot write {target}: {error.strerror};")
     assert os.listdir(tmp_path) == ["a.nii.gz"]
     assert target.read_bytes() == before
 
@@ -705,9 +705,8 @@ def test_phantom_without_files():
 
 
 def test_phantom_through_files(tmp_path):
-    phantom_module = pytest.importorskip("mmccd.phantom")
-    phantom = phantom_module.make_phantom("ms", seed=3, slices=range(78, 82))
-    phantom_module.write_phantom(phantom, tmp_path)
+    phantom = make_phantom("ms", seed=3, slices=range(78, 82))
+    write_phantom(phantom, tmp_path)
     [(id, path)] = find_cases(tmp_path)
     case, memory = Case.load(path), Case.from_phantom(phantom)
     assert id == case.id == memory.id == phantom.id

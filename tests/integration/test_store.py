@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 from unittest import mock
 
-import mmccd.store as store_module
 import nibabel as nib
 import numpy as np
 import pytest
@@ -19,11 +18,13 @@ import torch
 import zarr
 from toy_cases import AFFINE, tree, volumes, write_case
 
+import mmccd
 from mmccd.cases.case import Case
 from mmccd.cases.phantoms import Phantoms, write_phantom
-from mmccd.cases.prepare import case_arrays, make_recipe, prepare, scaled_slices, workers
+from mmccd.cases.prepare import case_arrays, count_processes, make_recipe, normalised_slices, prepare
 from mmccd.cases.store import SliceDataset, SliceStore, read_records, read_store
-from mmccd.cli import options, prepare
+from mmccd.cli import options as cli_options
+from mmccd.cli import prepare as cli_prepare
 from mmccd.cli.app import main
 from mmccd.intensity import DEFAULT, METHODS
 from mmccd.phantom import make_phantom
@@ -45,7 +46,8 @@ def sentence(f, *args, **kw):
     with pytest.raises(ValueError) as error:
         f(*args, **kw)
     text = str(error.value)
-    assert text.endswith(".") and "\n" not in text, text
+    assert text.endswith("."), text
+    assert "\n" not in text, text
     return text
 
 
@@ -66,7 +68,7 @@ def contents(place):
     return {i: r["rows"] for i, r in records.items()}, arrays
 
 
-# ------------------------------------------------------------------------------------------------- the same from everywhere
+# ---- the same from everywhere
 def test_through_nifti_and_from_memory(tmp_path):
     "A phantom straight into a store is the phantom written, read and prepared; by processes or without."
     slices = range(78, 82)
@@ -89,7 +91,7 @@ def test_whole_heads_and_parts(tmp_path):
     "Brightness over a whole head and over two slices differ, so the recipe says which."
     heads = []
     with mock.patch(
-        "mmccd.store.make_phantom",
+        "mmccd.cases.prepare.make_phantom",
         side_effect=lambda kind, seed, i, slices, twin: (
             heads.append(slices) or make_phantom(kind, seed, i, slices or range(76, 84), twin=twin)
         ),
@@ -125,7 +127,7 @@ def test_values(raw, tmp_path):
 def test_every_normalisation(raw, tmp_path, method):
     case = Case.load(raw / "c0")
     torch.testing.assert_close(
-        scaled_slices(case, "t2", [2, 7, 3], method), case.slices("t2", [2, 7, 3], method), rtol=1e-6, atol=1e-6
+        normalised_slices(case, "t2", [2, 7, 3], method), case.slices("t2", [2, 7, 3], method), rtol=1e-6, atol=1e-6
     )
     assert prepare(raw, tmp_path / "s", normalisation=method, **SMALL)["recipe"]["normalisation"] == method
 
@@ -142,7 +144,7 @@ def test_turned_cases(tmp_path):
     assert contents(tmp_path / "raw.zarr") == contents(tmp_path / "turned.zarr")
 
 
-# ------------------------------------------------------------------------------------------------- resuming
+# ---- resuming
 def test_a_second_call_goes_on(raw, tmp_path):
     first = prepare(raw / "c0", tmp_path / "s", **SMALL)
     before = tree(tmp_path / "s/c0")
@@ -152,7 +154,7 @@ def test_a_second_call_goes_on(raw, tmp_path):
     assert tree(tmp_path / "s/c0") == before
     prepare(raw, tmp_path / "other", **SMALL)
     assert contents(tmp_path / "s") == contents(tmp_path / "other")
-    with mock.patch("mmccd.store.case_arrays", side_effect=AssertionError):
+    with mock.patch("mmccd.cases.prepare.case_arrays", side_effect=AssertionError):
         assert prepare(raw, tmp_path / "s", **SMALL)["kept"] == 4
 
 
@@ -186,15 +188,16 @@ def test_another_case_of_the_same_name(raw, tmp_path):
 
 
 def test_version_alone_is_no_other_recipe(raw, tmp_path):
-    with mock.patch("mmccd.store.__version__", "0.0.1"):
+    with mock.patch("mmccd.cases.prepare.__version__", "0.0.1"):
         prepare(raw / "c0", tmp_path / "s", **SMALL)
     assert prepare(raw, tmp_path / "s", **SMALL)["new"] == 3
-    assert {r["mmccd"] for r in read_records(tmp_path / "s").values()} == {"0.0.1", store_module.__version__}
+    assert {r["mmccd"] for r in read_records(tmp_path / "s").values()} == {"0.0.1", mmccd.__version__}
 
 
 SCRIPT = """
 import sys, time
-import mmccd.store as s
+import mmccd.cases.prepare as s
+from mmccd.cases.phantoms import Phantoms
 slow = s.write_case
 def slower(*args):
     print(args[1], flush=True)
@@ -205,7 +208,7 @@ s.prepare(sys.argv[1], sys.argv[2], slices=None, size=64, min_brain=1., progress
 
 
 def test_sigkill(tmp_path):
-    "Killed at random moments, again and again; what is there is whole, and in the end all is as if nothing had happened."
+    "Killed at random moments again and again: what is there is whole, and in the end it is as if nothing had happened."
     for i in range(8):
         write_case(tmp_path / "raw", f"c{i}", ("flair", "t2"), seed=i)
     options = SMALL | dict(size=64)
@@ -231,9 +234,9 @@ def test_sigkill(tmp_path):
 
 
 def test_workers_die_with_their_parent(tmp_path):
-    script = "from mmccd.store import *\nif __name__ == '__main__': prepare(Phantoms(healthy=40), {!r}, slices=range(80, 81), size=16, jobs=2, progress=False)".format(
-        str(tmp_path / "s")
-    )
+    options = "slices=range(80, 81), size=16, jobs=2, progress=False"
+    call = f"prepare(Phantoms(healthy=40), {str(tmp_path / 's')!r}, {options})"
+    script = f"from mmccd.cases.prepare import Phantoms, prepare\nif __name__ == '__main__': {call}"
     (tmp_path / "run.py").write_text(script)
     run = subprocess.Popen([sys.executable, tmp_path / "run.py"], start_new_session=True, stderr=subprocess.PIPE)
     wait_for_a_record(tmp_path / "s", run)
@@ -264,7 +267,7 @@ def test_half_a_case_does_not_count(raw, tmp_path):
     assert contents(tmp_path / "s") == whole
 
 
-# ------------------------------------------------------------------------------------------------- bad cases, bad places
+# ---- bad cases, bad places
 def test_the_smallest_lesion_is_a_lesion(tmp_path):
     "One voxel of a fine grid is far less than a hundredth of a square centimetre."
     write_case(tmp_path / "raw", "a", ("flair", "t2"), lesion=False, affine=np.diag([-0.5, -0.5, 1, 1]))
@@ -307,7 +310,8 @@ def test_names_that_no_store_can_hold(tmp_path):
         write_case(tmp_path / "raw", id, ("flair",))
     write_case(tmp_path / "raw", "fine", ("flair",))
     done = prepare(tmp_path / "raw", tmp_path / "s", **SMALL)
-    assert done["new"] == 1 and all("rename it" in f["error"] for f in done["failed"]), done["failed"]
+    assert done["new"] == 1
+    assert all("rename it" in f["error"] for f in done["failed"]), done["failed"]
 
 
 def test_a_damaged_case_is_named_and_mended(raw, tmp_path):
@@ -380,7 +384,7 @@ def test_all_bad_leaves_nothing(raw, tmp_path):
         p.write_bytes(b"x" * 400)
     assert len(prepare(raw, tmp_path / "s", **SMALL)["failed"]) == 4
     assert not (tmp_path / "s").exists()
-    with mock.patch("mmccd.store.load_source", side_effect=KeyError("boom")):
+    with mock.patch("mmccd.cases.prepare.load_source", side_effect=KeyError("boom")):
         done = prepare(raw, tmp_path / "s", **SMALL)
     assert done["failed"][0]["error"] == "c0: Unexpected KeyError: 'boom'"
 
@@ -453,7 +457,7 @@ def test_a_worker_that_is_killed(raw, tmp_path):
     "As when memory runs out: one sentence; what is done stays."
     from concurrent.futures.process import BrokenProcessPool
 
-    with mock.patch("mmccd.store.as_completed", side_effect=BrokenProcessPool):
+    with mock.patch("mmccd.cases.prepare.as_completed", side_effect=BrokenProcessPool):
         assert "A worker was killed" in sentence(prepare, raw, tmp_path / "s", jobs=2, **SMALL)
     assert prepare(raw, tmp_path / "s", **SMALL)["cases"] == 4
 
@@ -486,7 +490,7 @@ def test_nothing_to_prepare(tmp_path):
     assert not (tmp_path / "s").exists()
 
 
-# ------------------------------------------------------------------------------------------------- data sets
+# ---- data sets
 def test_batches_from_memory_and_from_the_store(raw, tmp_path):
     prepare(raw, tmp_path / "s", **SMALL)
     store = SliceStore(tmp_path / "s")
@@ -494,7 +498,7 @@ def test_batches_from_memory_and_from_the_store(raw, tmp_path):
     assert a.kept is not None
     assert b.kept is None
     assert store.dataset().kept is not None
-    with mock.patch("mmccd.store.IN_MEMORY", a.nbytes - 1):
+    with mock.patch("mmccd.cases.store.IN_MEMORY", a.nbytes - 1):
         assert store.dataset(tumour_free=False).kept is None
     rng = random.Random(0)
     for _ in range(10):
@@ -602,7 +606,7 @@ def test_few_files(raw, tmp_path):
     assert a.shards == a.shape == (10, 2, 16, 16)
 
 
-# ------------------------------------------------------------------------------------------------- the command
+# ---- the command
 @pytest.fixture
 def run(capsys):
     def go(*words):
@@ -665,26 +669,29 @@ def test_command_phantoms(run, tmp_path, monkeypatch):
 
 def test_defaults_agree():
     import inspect
+    from dataclasses import fields
 
-    python, line = inspect.signature(prepare).parameters, inspect.signature(prepare.prepare).parameters
-    for name in ("size", "tumour_free", "min_brain"):
-        assert python[name].default == line[name].default
-    assert line["min_brain"].default == MIN_BRAIN
-    assert options.slice_range(line["slices"].default) == python["slices"].default
+    python = {name: p.default for name, p in inspect.signature(prepare).parameters.items()}
+    line = {f.name: f.default for f in fields(cli_prepare.PrepareOptions)}
+    assert {name: line[name] for name in ("size", "tumour_free", "min_brain")} == {
+        name: python[name] for name in ("size", "tumour_free", "min_brain")
+    }
+    assert line["min_brain"] == MIN_BRAIN
+    assert cli_options.slice_range(line["slices"]) is python["slices"] is None
 
 
 def test_how_many_workers(tmp_path):
     assert (
-        workers(1, 99, tmp_path)
-        == workers(4, 1, tmp_path)
-        == workers(0, 3, tmp_path)
-        == workers(8, 99, "memory://x")
-        == workers(2, 0, tmp_path)
+        count_processes(1, 99, tmp_path)
+        == count_processes(4, 1, tmp_path)
+        == count_processes(0, 3, tmp_path)
+        == count_processes(8, 99, "memory://x")
+        == count_processes(2, 0, tmp_path)
         == 1
     )
-    assert workers(3, 99, tmp_path) == 3
-    assert workers(8, 5, tmp_path) == 5
-    assert workers(0, 99, tmp_path) >= 1
+    assert count_processes(3, 99, tmp_path) == 3
+    assert count_processes(8, 5, tmp_path) == 5
+    assert count_processes(0, 99, tmp_path) >= 1
 
 
 def test_ctrl_c(tmp_path):
@@ -712,5 +719,6 @@ def test_ctrl_c(tmp_path):
     wait_for_a_record(tmp_path / "s", run)
     run.send_signal(signal.SIGINT)
     _out, err = run.communicate(timeout=120)
-    assert run.returncode == 130 and err == "mmccd: stopped; finished cases are kept, the same command goes on\n", err
+    assert err == "mmccd: stopped; finished cases are kept, the same command goes on\n"
+    assert run.returncode == 130
     assert 0 < len(read_records(tmp_path / "s")) < 30

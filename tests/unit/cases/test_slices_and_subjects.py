@@ -1,5 +1,6 @@
 """Slices, sizes and splits: laws over random shapes, against other libraries, and every way a list can be written."""
 
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from mmccd.slices import (
     slice_places,
 )
 
-SPLITS = Path(__file__).resolve().parents[2] / "shared" / "splits"
+SPLITS = Path(__file__).resolve().parents[4] / "shared" / "splits"
 quick = settings(max_examples=30, deadline=None)
 
 
@@ -32,11 +33,15 @@ def sentence(f, *args, **kw):
     with pytest.raises(ValueError) as error:
         f(*args, **kw)
     text = str(error.value)
-    assert text.endswith(".") and "\n" not in text, text
+    assert text.endswith("."), text
+    assert "\n" not in text, text
     return text
 
 
-def case(brain, lesion=None, affine=np.diag([-1.0, -1, 1, 1])):
+LPS = np.diag([-1.0, -1, 1, 1])
+
+
+def case(brain, lesion=None, affine=LPS):
     return Case("Ann", {"flair": brain.astype(np.float32)}, affine, brain, lesion, None)
 
 
@@ -198,7 +203,7 @@ def test_split(n, seed, order):
     shuffled = list(ids)
     order.shuffle(shuffled)
     assert split_subjects(shuffled + shuffled, 0.2, 0.2, seed) == parts
-    assert sorted(sum(parts.values(), [])) == sorted(ids)
+    assert sorted(list(chain.from_iterable(parts.values()))) == sorted(ids)
     assert all(parts.values())
     assert all(p == sorted(p) for p in parts.values())
     people = [{subject_of(i) for i in p} for p in parts.values()]
@@ -288,7 +293,7 @@ def test_the_published_lists():
     parts = {n: read_list(SPLITS / f"mmccd_{n}.txt") for n in ("train", "test", "unused")}
     assert {n: len(p) for n, p in parts.items()} == {"train": 974, "test": 139, "unused": 138}
     whole = split_from_lists(
-        sum(parts.values(), []),
+        list(chain.from_iterable(parts.values())),
         train=SPLITS / "mmccd_train.txt",
         val=SPLITS / "mmccd_unused.txt",
         test=SPLITS / "mmccd_test.txt",
