@@ -14,6 +14,7 @@ from mmccd.explorer.saving import save_view
 from mmccd.explorer.server import check_app, explorer_notebook, serve
 from mmccd.registry import masked_methods, packaged_name
 from mmccd.runtime import pick_device
+from mmccd.weights.hub import absolute_name
 
 
 def asked_view(
@@ -44,8 +45,8 @@ def explorer_weights(
     input: str,  # modality, or ""
 ) -> str:  # for `explore.Explorer`, from any folder
     "The short names stand for all ways of a method; a run is found from anywhere."
-    if (Path(name) / "config.json").is_file():
-        return str(Path(name).absolute())
+    if folder := absolute_name(name):
+        return folder
     return name if name in masked_methods() else packaged_name(name, input or "flair")
 
 

@@ -67,6 +67,16 @@ def is_stored(name: str) -> bool:
     return bool(name) and (Path(name) / CONFIG).is_file()
 
 
+def absolute_name(name: str) -> str | None:
+    """The name of a folder with a detector, with its variant, as it is understood from any working directory.
+
+    Returns:
+        None where the name is that of no folder, but of the package or the hub.
+    """
+    head, colon, variant = (name, "", "") if is_stored(name) else name.rpartition(":")
+    return f"{Path(head).absolute()}{colon}{variant}" if is_stored(head) else None
+
+
 def download(name: str) -> Path:
     """Fetch a detector's two files from the hub, or find them where an earlier call left them.
 

@@ -27,7 +27,7 @@ from mmccd.detector import (
 from mmccd.files import write_atomic
 from mmccd.registry import METHODS, new_detector
 from mmccd.weights import hub, packaged
-from mmccd.weights.hub import WEIGHTS, find_weights, packaged_places
+from mmccd.weights.hub import WEIGHTS, absolute_name, find_weights, packaged_places
 
 ROOT = Path(__file__).resolve().parents[2]
 SINGLE = ("ae", "ae-dense", "dae", "ddpm", "ddpm-simplex", "equalised", "threshold", "vae")
@@ -291,6 +291,14 @@ def test_names(tmp_path, monkeypatch):
     ]:
         with pytest.raises(ValueError, match=words):
             find_weights(name)
+
+
+def test_a_folder_by_a_name_that_holds_anywhere(tmp_path, monkeypatch):
+    save_variants(several(), tmp_path / "two")
+    monkeypatch.chdir(tmp_path)
+    assert absolute_name("two") == f"{tmp_path}/two"
+    assert absolute_name("two:t1") == f"{tmp_path}/two:t1"
+    assert [absolute_name(n) for n in ("one", "one:t1", "cycle-flair-t1", "me/two", "", ":")] == [None] * 6
 
 
 def test_a_folder_comes_before_a_packaged_name(tmp_path, monkeypatch):
