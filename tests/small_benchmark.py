@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 import zarr
 
 from mmccd.benchmark.networks import entries
@@ -70,6 +71,16 @@ class ScanPlan(Plan):
             train_places=range(10),
             calibration_slices=4,
         )
+
+
+def sentence(f, *args, **kw):
+    "The one line with which something is refused."
+    with pytest.raises(ValueError, match=r"^.+$") as error:
+        f(*args, **kw)
+    text = str(error.value)
+    assert "\n" not in text
+    assert "Traceback" not in text
+    return text
 
 
 def without_times(x):

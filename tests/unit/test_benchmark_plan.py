@@ -1,4 +1,4 @@
-"What is decided before the first number: plans, recipes, lists, the order of work, and the folder that belongs to a plan."
+"What is decided before the first number: plans, recipes, lists, the order of work, the folder of a plan."
 
 import json
 import re
@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from small_benchmark import sentence
 from toy_cases import tree
 
 from mmccd.benchmark import schedule
@@ -19,17 +20,6 @@ from mmccd.benchmark.schedule import Task, list_tasks, run_in_pool, run_in_turn
 from mmccd.cases.subjects import split_from_lists
 from mmccd.phantom import KINDS
 from mmccd.training_loop import TrainConfig
-
-
-def sentence(f, *args, **kw):
-    "The one line with which something is refused."
-    with pytest.raises(ValueError) as error:
-        f(*args, **kw)
-    text = str(error.value)
-    assert text
-    assert "\n" not in text
-    assert "Traceback" not in text
-    return text
 
 
 # ------------------------------------------------------------------------------------------------- plans
