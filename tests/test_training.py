@@ -528,7 +528,7 @@ def test_differences_in_words_of_the_user():
         == "--modalities was [] and is ['flair', 't2'] now"
     )
     assert record.for_user("training.validate_every was 200 and is 10 now") == "--validate-every was 200 and is 10 now"
-    assert record.for_user("config.frozen_decoder was False and is True now") == "--back was not given and is given now"
+    assert record.for_user("config.frozen_decoder was False and is True now") == "--decoder was not given and is given now"
     assert record.for_user("detector was ToyCycle and is Other now") == "detector was ToyCycle and is Other now"
 
 

@@ -96,9 +96,9 @@ def for_user(
     if part == "training" and name == "steps":
         rest += ", and a run cannot be lengthened, because its learning rate depends on its length"
     if name == "frozen_decoder":
-        return "--back " + rest.replace("False", "not given").replace("True", "given")
+        return "--decoder " + rest.replace("False", "not given").replace("True", "given")
     if part == "start":
-        return f"{words}, so the first weights are others (of another --back)"
+        return f"{words}, so the first weights are others (of another --decoder)"
     if part in ("training", "config") and name in OPTIONS:
         return f"--{name.replace('_', '-')} {rest}"
     return f"{name} (of --preset) {rest}" if part == "training" else words

@@ -41,12 +41,12 @@ def words(store, *more, method="cycle"):
 
 @pytest.mark.parametrize(
     ("options", "modalities", "networks"),
-    [(["--steps", 4], (), 2), (["--modalities", "T2, flair,t1"], ("t2", "flair", "t1"), 1)],
+    [(["--steps", 4], (), 2), (["--steps", 2, "--modalities", "T2, flair,t1"], ("t2", "flair", "t1"), 1)],
 )
 def test_train_cycle_and_use_it(run, store, tmp_path, options, modalities, networks):
     code, out, err = run(*words(store, *options, "--out", tmp_path / "run"))
     assert code == 0, err
-    assert out.startswith(f"cycle from t1 to flair: {4 if networks == 2 else 20} steps, validation loss ")
+    assert out.startswith(f"cycle from t1 to flair: {options[1]} steps, validation loss ")
     d = Detector.from_pretrained(tmp_path / "run")
     assert (d.config.input, d.config.target, d.config.size, d.config.modalities, len(d.translator.nets)) == (
         "t1",
@@ -65,18 +65,17 @@ def test_train_cycle_and_use_it(run, store, tmp_path, options, modalities, netwo
     assert json.loads(out)["detector"] == "CyclicUNet"
     if modalities:
         refused(
-            run(*words(store, "--modalities", "t1,flair", "--resume", "--out", tmp_path / "run")),
+            run(*words(store, "--steps", 2, "--modalities", "t1,flair", "--resume", "--out", tmp_path / "run")),
             "Cannot go on",
             "modalities",
         )
 
 
-@pytest.mark.parametrize("method", ["mmccd", "masked"])
-def test_train_a_masked_one_without_a_decoder(run, store, tmp_path, method):
-    "One pair, and the way back is trained with the way there."
-    assert run(*words(store, "--steps", 2, "--out", tmp_path / "run", method=method))[0] == 0
-    d, first = Detector.from_pretrained(tmp_path / "run"), new_detector(method, input="t1", target="flair", size=32)
-    assert (d.config.modalities, d.config.frozen_decoder, d.config.diffusion) == ((), False, method == "mmccd")
+def test_train_a_masked_one_without_a_decoder(run, store, tmp_path):
+    "One pair, and both directions are trained."
+    assert run(*words(store, "--steps", 2, "--out", tmp_path / "run", method="masked"))[0] == 0
+    d, first = Detector.from_pretrained(tmp_path / "run"), new_detector("masked", input="t1", target="flair", size=32)
+    assert (d.config.modalities, d.config.frozen_decoder, d.config.diffusion) == ((), False, False)
     for part in ("f", "g"):
         assert any(not torch.equal(v, first.state_dict()[k]) for k, v in d.state_dict().items() if k.startswith(part))
 
@@ -188,10 +187,10 @@ def alone(store, *more, method="ae"):
 
 @pytest.mark.parametrize(
     ("method", "kind"),
-    [("ae", "AE"), ("ae-dense", "AE"), ("vae", "AE"), ("dae", "DAE"), ("ddpm", "DDPM"), ("ddpm-simplex", "DDPM")],
+    [("vae", "AE"), ("dae", "DAE"), ("ddpm-simplex", "DDPM")],
 )
 def test_train_with_one_modality_and_use_it(run, store, tmp_path, method, kind):
-    several = ["--modalities", "T2,flair, t1"] if method in ("ae", "ddpm") else []
+    several = ["--modalities", "T2,flair, t1"] if method == "vae" else []
     code, out, err = run(
         *alone(store, "--steps", 2, "--val-slices", 2, *several, "--out", tmp_path / "run", method=method)
     )

@@ -180,13 +180,13 @@ def test_a_rebuilt_line_is_short_and_has_the_device():
 
 def test_every_option_comes_back():
     "Also those that nobody thought of: each field, with another value than its own."
-    others = {bool: True, int: 7, float: 0.5, str: "t2", Path: Path("x y"), list: [Path("a"), Path("b c")]}
+    others = {bool: True, int: 9, float: 0.5, str: "t2", Path: Path("x y"), list: [Path("a"), Path("b c")]}
     for options in (PhantomOptions, PrepareOptions, TrainOptions, DetectOptions, EvaluateOptions, BenchmarkOptions):
         values = {}
         for name, hint in get_type_hints(options).items():
             if name != "command":
-                kinds = [k for k in get_args(hint) or [hint] if k is not type(None)]
-                values[name] = next(others[get_origin(k) or k] for k in kinds)
+                kind = next((k for k in get_args(hint) if type(None) in get_args(hint)), hint)  # of `int | None`
+                values[name] = others[get_origin(kind) or kind]
         made = options(**values)
         assert options_of(command_line(made)) == made
 
