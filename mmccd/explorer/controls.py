@@ -1,202 +1,240 @@
-""""""
+"""The widgets of the explorer: what they are, where they stand, and the ranges in which they move."""
 
-from mmccd.explorer.engine import pick_explorer_device
-from mmccd.explorer.explorer import Explorer
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from mmccd.explorer.engine import Engine
+from mmccd.explorer.markup import KEEP_KEYS, STYLE
 from mmccd.explorer.render import map_scale
 from mmccd.explorer.view import SWEEPS, View
 from mmccd.phantom import KINDS
+from mmccd.runtime import pick_device
 
-WIDE = {"description_width": "7.7em"}
+Controls = dict[str, Any]  # widgets by name; ipywidgets has no types
+
+FROM_FILES = "from files"  # what the choice of a phantom says where the subject is none
+PLAY_BUTTONS = {"step": "play_steps", "swept": "play_strips"}  # sliders that can play, and the widget that plays them
+VIEW_FIELDS = tuple(f.name for f in fields(View) if f.name != "by_hand")  # that one follows from what is moved last
 
 
-def knob(
-    kind: str,  # of widget, a class of ipywidgets
-    name: str,  # what it sets
-    text="",  # beside it
-    **traits,  # of the widget
-):
-    "One control."
+def make_widget(kind: str, name: str, text: str = "", **traits: Any) -> Any:
+    """A widget with the class `x-NAME` in the page.
+
+    Args:
+        kind: A class of ipywidgets.
+        name: What it sets or shows.
+        text: Its label.
+        **traits: Further traits of the widget.
+    """
     import ipywidgets
 
-    more = {"continuous_update": True} if kind.endswith("Slider") else {}
-    if kind not in ("Button", "Play", "FileUpload", "HTML", "Image"):
-        more |= {"style": WIDE, "layout": {"width": "auto"}}
-    if kind == "ToggleButtons":
-        more["style"], text = {"button_width": "7.2em"}, ""  # its buttons say it
+    options: dict[str, Any] = {}
     if kind in ("Button", "FileUpload"):
-        more["layout"] = {"flex": "1 1 auto", "width": "auto"}
-    w = (
-        getattr(ipywidgets, kind)(description=text, **more | traits)
-        if kind not in ("Play", "HTML", "Image")
-        else getattr(ipywidgets, kind)(**traits)
-    )
-    w.add_class(f"x-{name}")
-    return w
+        options = {"description": text, "layout": {"flex": "1 1 auto", "width": "auto"}}
+    elif kind == "ToggleButtons":  # without a label, since its buttons say what they are
+        options = {"description": "", "style": {"button_width": "7.2em"}, "layout": {"width": "auto"}}
+    elif kind not in ("Play", "HTML", "Image"):
+        style, layout = {"description_width": "7.7em"}, {"width": "auto"}
+        options = {"description": text, "style": style, "layout": layout}
+    if kind.endswith("Slider"):
+        options["continuous_update"] = True
+    widget = getattr(ipywidgets, kind)(**options | traits)
+    widget.add_class(f"x-{name.replace('_', '-')}")
+    return widget
 
 
-def make_knobs(
-    explorer: Explorer,  # for the ranges
-    view: View,  # for the values
-    devices: list,  # to choose from
-) -> dict:  # widgets by name
-    "All controls that set a field of the view, or whom one looks at."
-    k, size = knob, explorer.size
-    own = dict(
-        place=k("IntSlider", "place", "axial slice", min=0, max=1),
-        input=k("Dropdown", "input", "input x", options=[view.input]),
-        target=k("Dropdown", "target", "imagine", options=[view.target]),
-        start=k("IntSlider", "start", "strip from", min=1 - view.width, max=size - 1),
-        width=k("IntSlider", "width", "strip width", min=1, max=size),
-        vertical=k("ToggleButtons", "vertical", "strip runs", options=[("vertical", True), ("horizontal", False)]),
-        seed=k("BoundedIntText", "seed", "noise seed", min=0, max=10**6),
-        sampler=k("Dropdown", "sampler", "sweep", options=list(SWEEPS)),
-        steps=k("IntSlider", "steps", "steps in all", min=1, max=max(view.steps, 100)),
-        step=k("IntSlider", "step", "step shown", min=1, max=1),
-        swept=k("IntSlider", "swept", "masks done", min=0, max=0),
-        threshold=k("FloatSlider", "threshold", "threshold", min=0, max=1, step=0.01, readout_format=".2f"),
-        twin=k("Checkbox", "twin", "show the healthy twin", indent=False),
-        rows=k("ToggleButtons", "rows", "pictures", options=[("one row", 1), ("two rows", 2)]),
-    )
-    return own | dict(
-        device=k("Dropdown", "device", "device", options=devices, value=str(explorer.device)),
-        kind=k(
-            "Dropdown",
-            "kind",
-            "made-up head",
-            options=[*KINDS, "from files"],
-            value=explorer.subject.kind or "from files",
+def make_controls(engine: Engine, view: View) -> Controls:
+    """All widgets by name: one for each field of the view, then the subject, the outputs and the buttons."""
+    controls = view_controls(engine, view) | subject_controls(engine) | output_widgets()
+    return controls | play_buttons(controls)
+
+
+def view_controls(engine: Engine, view: View) -> Controls:
+    """Widgets that set a field of the view."""
+    size, make = engine.size, make_widget
+    directions, rows = [("vertical", True), ("horizontal", False)], [("one row", 1), ("two rows", 2)]
+    return {
+        "place": make("IntSlider", "place", "axial slice", min=0, max=1),
+        "input": make("Dropdown", "input", "input x", options=[view.input]),
+        "target": make("Dropdown", "target", "target ŷ", options=[view.target]),
+        "start": make("IntSlider", "start", "strip from", min=1 - view.width, max=size - 1),
+        "width": make("IntSlider", "width", "strip width", min=1, max=size),
+        "vertical": make("ToggleButtons", "vertical", options=directions),
+        "seed": make("BoundedIntText", "seed", "noise seed", min=0, max=10**6),
+        "sampler": make("Dropdown", "sampler", "sweep", options=list(SWEEPS)),
+        "steps": make("IntSlider", "steps", "steps in all", min=1, max=max(view.steps, 100)),
+        "step": make("IntSlider", "step", "step shown", min=1, max=1),
+        "swept": make("IntSlider", "swept", "masks done", min=0, max=0),
+        "threshold": make("FloatSlider", "threshold", "threshold", min=0, max=1, step=0.01, readout_format=".2f"),
+        "twin": make("Checkbox", "twin", "show the healthy twin", indent=False),
+        "rows": make("ToggleButtons", "rows", options=rows),
+    }
+
+
+def subject_controls(engine: Engine) -> Controls:
+    """Widgets that choose the subject, and the device of the networks."""
+    make, kind, devices = make_widget, engine.subject.kind or FROM_FILES, available_devices()
+    return {
+        "device": make("Dropdown", "device", "device", options=devices, value=str(engine.device)),
+        "kind": make("Dropdown", "kind", "phantom", options=[*KINDS, FROM_FILES], value=kind),
+        "subject_seed": make("BoundedIntText", "subject_seed", "its seed", min=0, max=10**6, value=engine.subject.seed),
+        "path": make(
+            "Text", "path", "or a path", placeholder="folder of a case, or a NIfTI file", continuous_update=False
         ),
-        subject_seed=k("BoundedIntText", "subject-seed", "its seed", min=0, max=10**6, value=explorer.subject.seed),
-        path=k("Text", "path", "or a path", placeholder="folder of a case, or a NIfTI file", continuous_update=False),
-        open=k("Button", "open", "Open path"),
-        upload=k("FileUpload", "upload", "Upload NIfTI", multiple=True, accept=".nii,.gz"),
-    )
+        "open": make("Button", "open", "Open path"),
+        "upload": make("FileUpload", "upload", "Upload NIfTI", multiple=True, accept=".nii,.gz"),
+    }
 
 
-def devices() -> list:  # names, the quickest first
-    "Where networks can run here."
-    best = pick_explorer_device("auto")
-    return [best] + ["cpu"] * (best != "cpu")
+def output_widgets() -> Controls:
+    """The picture, the texts, and the buttons that save."""
+    make = make_widget
+    return {
+        "picture": make("Image", "picture", format="png"),
+        **{name: make("HTML", name) for name in ("text", "message", "scores", "lines")},
+        "calibrated": make("Button", "calibrated", "calibrated", disabled=True),
+        "show_lines": make("Button", "show_lines", "Show Python lines"),
+        "save_png": make("Button", "save_png", "Save PNG"),
+        "save_steps": make("Button", "save_steps", "GIF of steps"),
+        "save_strips": make("Button", "save_strips", "GIF of strips"),
+    }
 
 
-PLAYS = {"step": "play_steps", "swept": "play_strips"}  # sliders that play, and the widget that plays them
-
-
-def make_outputs(
-    k: dict,  # widgets by name; the rest is added
-) -> dict:  # the same
-    "Pictures, words, buttons, and the two that play."
+def play_buttons(controls: Controls) -> Controls:
+    """Widgets that play a slider; bound to it in the browser, so that they go on while the kernel computes."""
     from ipywidgets import jslink
 
-    k |= dict(
-        picture=knob("Image", "picture", format="png"),
-        text=knob("HTML", "text"),
-        message=knob("HTML", "message"),
-        scores=knob("HTML", "scores"),
-        lines=knob("HTML", "lines"),
-        calibrated=knob("Button", "calibrated", "calibrated", disabled=True),
-        show_lines=knob("Button", "show-lines", "Show Python lines"),
-        save_png=knob("Button", "save-png", "Save PNG"),
-        save_steps=knob("Button", "save-steps", "GIF of steps"),
-        save_strips=knob("Button", "save-strips", "GIF of strips"),
-    )
-    for (slider, name), wait in zip(PLAYS.items(), (300, 500)):
-        k[name] = knob("Play", name.replace("_", "-"), min=k[slider].min, max=max(k[slider].max, 1), interval=wait)
-        jslink((k[name], "value"), (k[slider], "value"))
-    return k
+    found = {}
+    for (slider, name), milliseconds in zip(PLAY_BUTTONS.items(), (300, 500)):
+        low, high = controls[slider].min, max(controls[slider].max, 1)
+        found[name] = make_widget("Play", name, min=low, max=high, interval=milliseconds)
+        jslink((found[name], "value"), (controls[slider], "value"))
+    return found
 
 
-STYLE = """<style>.x-explorer{container-type:inline-size;--jp-widgets-font-size:clamp(13px,.9cqw,17px)} .x-picture{align-self:flex-start;width:auto;height:auto;max-width:100%;max-height:58vh}
-.x-text .widget-html-content{font-size:16px;line-height:1.4;min-height:112px} .x-message .widget-html-content{font-size:16px;min-height:28px}
-.x-scores .widget-html-content{font-size:18px;font-weight:bold;line-height:1.3;min-height:47px} .x-lines pre{user-select:all;white-space:pre-wrap}</style>
-<img src="data:," alt="" onerror="this.closest('.x-explorer').addEventListener('focusin', e => { e.target.dataset.lmSuppressShortcuts = 'true' })">"""
+def available_devices() -> list[str]:
+    """Names of the devices that networks can run on here, the quickest first."""
+    best = pick_device("auto")
+    return [best] if best == "cpu" else [best, "cpu"]
 
 
-def make_box(
-    k: dict,  # widgets by name
-):
-    "Where the controls stand."
+def lay_out(controls: Controls) -> Any:
+    """The page: the picture, what it shows in words, and below it the controls in four groups."""
     from ipywidgets import HTML, HBox, Layout, VBox
 
-    wide = Layout(flex="1 1 264px", max_width="460px", min_width="0", margin="0 8px 0 0", overflow="hidden")
+    flexible = Layout(flex="1 1 264px", max_width="460px", min_width="0", margin="0 8px 0 0", overflow="hidden")
 
-    def group(title, *names):
-        return VBox(
-            [
-                HTML(f"<b>{title}</b>"),
-                *(HBox([k[n] for n in name.split("+") if n]) if "+" in name else k[name] for name in names),
-            ],
-            layout=wide,
-        )
+    def group(title: str, *rows: str | Sequence[str]) -> Any:
+        lines = [controls[r] if isinstance(r, str) else HBox([controls[n] for n in r]) for r in rows]
+        return VBox([HTML(f"<b>{title}</b>"), *lines], layout=flexible)
 
+    saving = ("save_png", "save_steps"), ("save_strips", "show_lines")
     groups = [
-        group("Who", "kind", "subject_seed", "place", "path", "open+upload", "twin"),
+        group("Subject", "kind", "subject_seed", "place", "path", ("open", "upload"), "twin"),
         group("What is hidden", "start", "width", "vertical", "sampler", "swept", "play_strips"),
-        group("How it is imagined", "input", "target", "steps", "step", "play_steps", "seed", "device"),
-        group(
-            "What is abnormal",
-            "threshold",
-            "calibrated+",
-            "scores",
-            "rows",
-            "save_png+save_steps",
-            "save_strips+show_lines",
-        ),
+        group("How it is predicted", "input", "target", "steps", "step", "play_steps", "seed", "device"),
+        group("What is abnormal", "threshold", ("calibrated",), "scores", "rows", *saving),
     ]
     box = VBox(
         [
-            HTML(STYLE, layout=Layout(display="none")),
-            k["picture"],
-            k["text"],
-            k["message"],
+            HTML(STYLE + KEEP_KEYS, layout=Layout(display="none")),
+            *(controls[name] for name in ("picture", "text", "message")),
             HBox(groups, layout=Layout(flex_flow="row wrap")),
-            k["lines"],
+            controls["lines"],
         ]
     )
     box.add_class("x-explorer")
     return box
 
 
-def limits(
-    explorer: Explorer,  # of whom
-    view: View,  # what is looked at
-) -> dict:  # what the controls need to know
-    "Between what the controls may move."
-    inputs = [m for m in dict.fromkeys(i for i, _ in explorer.ways) if m in explorer.subject.case.volumes]
-    return dict(
-        places=(explorer.places[0], explorer.places[-1]),
-        inputs=inputs,
-        targets=[t for i, t in explorer.ways if i == view.input],
-        masks=len(explorer.masks(view)),
-        steps=len(explorer.trace(view, view.shown).steps),
-        top=max(map_scale(explorer, view), view.threshold),
-        calibrated=explorer.threshold(view),
-        twin=explorer.subject.twin is not None,
-        kind=explorer.subject.kind or "from files",
-        diffusion=explorer.detector(view).config.diffusion,
-        start=(1 - view.width, explorer.size - 1),
+@dataclass(frozen=True)
+class ControlLimits:
+    """What the controls may say for one subject and view.
+
+    Attributes:
+        places: First and last axial slice.
+        inputs: Modalities of the case that the networks take.
+        targets: Modalities that they predict from the view's input.
+        masks: Masks of the sweep.
+        steps: Denoising steps that can be shown.
+        top: Highest threshold.
+        calibrated: The calibrated threshold, or None.
+        twin: Whether the subject has a healthy twin.
+        kind: Kind of the phantom, or `FROM_FILES`.
+        diffusion: Whether the target is predicted in steps.
+        start: First and last start of a strip.
+    """
+
+    places: tuple[int, int]
+    inputs: list[str]
+    targets: list[str]
+    masks: int
+    steps: int
+    top: float
+    calibrated: float | None
+    twin: bool
+    kind: str
+    diffusion: bool
+    start: tuple[int, int]
+
+
+def control_limits(engine: Engine, view: View) -> ControlLimits:
+    """What the controls may say while `view` is shown."""
+    return ControlLimits(
+        places=(engine.places[0], engine.places[-1]),
+        inputs=[m for m in dict.fromkeys(i for i, _ in engine.pairs) if m in engine.subject.case.volumes],
+        targets=[t for i, t in engine.pairs if i == view.input],
+        masks=len(engine.masks(view)),
+        steps=len(engine.trace(view, view.shown_mask).steps),
+        top=max(map_scale(engine, view), view.threshold),
+        calibrated=engine.threshold(view),
+        twin=engine.subject.twin is not None,
+        kind=engine.subject.kind or FROM_FILES,
+        diffusion=engine.detector(view).config.diffusion,
+        start=(1 - view.width, engine.size - 1),
     )
 
 
-def move(
-    slider,  # a widget with min, max and value
-    low,  # the least value
-    high,  # the largest
-    value,  # where it stands
-):
-    "Widen the range, set the value, narrow the range: one message each, since in a common one their order would be left to chance."
+def set_slider(slider: Any, low: float, high: float, value: float) -> None:
+    """Set range and value: widen the range, set the value, narrow the range.
+
+    A value must never lie outside the range, neither here nor in the page; and each change is a message of its own,
+    since in a common message their order would be left to chance.
+    """
     slider.min, slider.max = min(low, slider.min), max(high, slider.max)
     slider.value = value
     slider.min, slider.max = low, high
 
 
-def move_both(
-    k: dict,  # widgets by name
-    name: str,  # "step" or "swept"
-    low,  # the least value
-    high,  # the largest
-    value,  # where it stands
-):
-    "A slider that plays: Play first, which would else refuse what its slider says, and put the slider back."
-    move(k[PLAYS[name]], low, high, value)
-    move(k[name], low, high, value)
+def set_named_slider(controls: Controls, name: str, low: float, high: float, value: float) -> None:
+    """Set a slider; one that plays after its play button, which would else put the slider back."""
+    if name in PLAY_BUTTONS:
+        set_slider(controls[PLAY_BUTTONS[name]], low, high, value)
+    set_slider(controls[name], low, high, value)
+
+
+def set_controls(controls: Controls, view: View, limits: ControlLimits) -> None:
+    """Make the controls say what is shown: first what may be chosen, then what is chosen."""
+    for name, options in (("input", limits.inputs), ("target", limits.targets)):
+        if list(controls[name].options) != options:
+            controls[name].options = options
+    ranges = {
+        "place": limits.places,
+        "start": limits.start,
+        "swept": (0, limits.masks),
+        "step": (1, limits.steps),
+        "threshold": (0, limits.top),
+    }
+    for name, (low, high) in ranges.items():
+        set_named_slider(controls, name, low, high, min(max(getattr(view, name), low), high))
+    for name in ("input", "target", "width", "vertical", "sampler", "steps", "seed", "twin", "rows"):
+        controls[name].value = getattr(view, name)
+    controls["kind"].value = limits.kind
+    controls["twin"].disabled = not limits.twin
+    controls["subject_seed"].disabled = limits.kind not in KINDS
+    for name in ("steps", "step", "play_steps"):
+        controls[name].disabled = not limits.diffusion
+    known = limits.calibrated is not None
+    controls["calibrated"].disabled = not known
+    controls["calibrated"].description = f"calibrated: {limits.calibrated:.2f}" if known else "not calibrated"

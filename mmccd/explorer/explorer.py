@@ -1,126 +1,67 @@
-""""""
+"""The explorer without widgets: masked cycles computed, drawn and described."""
+
+from dataclasses import replace
+from typing import Any
 
 from PIL import Image
 
-from mmccd.explorer.canvas import draw, png_of
-from mmccd.explorer.engine import (
-    LRUCache,
-    check_way,
-    first_view,
-    fit_view,
-    map_of,
-    masked_detector,
-    pick_explorer_device,
-    scores_of,
-    slice_of,
-    sweep_masks,
-    trace_of,
-)
-from mmccd.explorer.render import describe, gif_of, lines_of, tiles_of
-from mmccd.explorer.subjects import phantom_subject
+from mmccd.explorer.canvas import Tile, draw, gif_of, png_of
+from mmccd.explorer.choose import first_view, nearest_view
+from mmccd.explorer.describe import describe, python_lines
+from mmccd.explorer.engine import Engine
+from mmccd.explorer.render import tiles_of
 from mmccd.explorer.view import View
-from mmccd.masked_diffusion import MMCCD
-from mmccd.slices import MIN_BRAIN, choose_slices, slice_places
 
 
-class Explorer:
-    "Masked cycles of one subject: computed when asked for, kept, and drawn. Knows no widget."
+class Explorer(Engine):
+    """Masked cycles of one subject: computed when they are needed, cached, drawn and described.
 
-    def __init__(
-        self,
-        subject=None,  # a `Subject`; None: a made-up patient with a glioma
-        weights="mmccd",  # as in `masked_detector`
-        device="cpu",  # where the networks run
-        megabytes=128,  # how much of what was computed is kept
-    ):
-        self.weights, self.device, self.before = weights, pick_explorer_device(device), lambda key: None
-        self.kept, self.small, self.detectors = (
-            LRUCache(megabytes * 3 * 2**18),
-            LRUCache(megabytes * 2**18),
-            {},
-        )  # traces; errors, maps and masks, which outlive them
-        c = (first := masked_detector(weights, None, None)).config
-        self.own, self.size, self.method = (c.input, c.target), c.size, c.normalisation
-        self.ways = list(first.pairs) if c.modalities else [self.own]
-        self.meet(subject or phantom_subject())
+    Example:
+        explorer = Explorer(phantom_subject("glioma"))
+        view = explorer.first_view()
+        explorer.image(view).save("view.png")
+    """
 
-    def meet(self, subject):  # look at somebody else; what cannot be shown is refused, and the one before stays
-        case = subject.case
-        if not any(i in case.volumes for i, _ in self.ways):
-            raise ValueError(
-                f"{case.id} has {', '.join(case.volumes)}, and these networks look at {', '.join(dict.fromkeys(i for i, _ in self.ways))}: choose another case or other weights"
-            )
-        index = choose_slices(case, None, tumour_free=False)
-        if not index:
-            raise ValueError(
-                f"Cannot show {case.id}: none of its axial slices has {MIN_BRAIN:g} square centimetres of brain; choose another case"
-            )
-        case.normalised(next(i for i, _ in self.ways if i in case.volumes), self.method)  # refuses what has no contrast
-        places = slice_places(case.brain.shape, case.affine)
-        self.subject, self.places, self.index, self.read = subject, [int(places[k]) for k in index], index, {}
-        self.forget()
-
-    def forget(self):
-        self.kept.clear()
-        self.small.clear()
-
-    def use(self, device):
-        self.device = pick_explorer_device(device)
-        self.detectors.clear()
-        self.forget()  # run elsewhere from now on
-
-    def detector(self, view) -> MMCCD:  # for the way of `view`
-        way = check_way(self, view)
-        if way not in self.detectors:
-            self.detectors[way] = masked_detector(self.weights, *way, self.device)
-        return self.detectors[way]
-
-    @property
-    def thing(self) -> str:
-        return (
-            "artefact" if self.subject.kind == "artefact" else "lesion"
-        )  # that the truth marks; a fault of the scanner is no disease
-
-    def slice(self, what, view):
-        return slice_of(
-            self, what, view
-        )  # (1 h w) at the networks' size: a modality, "brain", "lesion" or "twin"; None where unknown
-
-    def masks(self, view):
-        return sweep_masks(self, view)  # bool (n 1 h w): the sweep of `view`
-
-    def trace(self, view, number=0):
-        return trace_of(self, view, number)  # `MaskedCycleTrace` of one mask
-
-    def map(self, view):
-        return map_of(self, view)  # (1 h w): the map so far
-
-    def threshold(self, view):
-        return (self.detector(view).calibration or {}).get("threshold")  # the calibrated one, or None
-
-    def scores(self, view):
-        return scores_of(self, view)  # Dice, precision, recall; None without truth
-
-    def first_view(self, **wanted) -> View:
+    def first_view(self, **wanted: Any) -> View:
+        """The view to begin with: the slice with most lesion, a strip through it, and the given fields."""
         return first_view(self, **wanted)
 
-    def fit(self, view) -> View:
-        return fit_view(self, view)  # the nearest view that exists
+    def nearest_view(self, view: View) -> View:
+        """The view that exists for this subject and is nearest to `view`."""
+        return nearest_view(self, view)
 
-    def describe(self, view) -> str:
-        return describe(self, view)  # what one is looking at, in words
+    def describe(self, view: View) -> str:
+        """What the picture shows, in a few sentences."""
+        return describe(self, view)
 
-    def tiles(self, view) -> list:
-        return tiles_of(self, view)  # the pictures of the row, as `Tile`s
+    def tiles(self, view: View) -> list[Tile]:
+        """The pictures of the row, left to right."""
+        return tiles_of(self, view)
 
-    def image(self, view, width=None) -> Image.Image:
-        return draw(self.tiles(view), view.rows, width)  # the row, as a picture about `width` pixels wide
+    def image(self, view: View, width: int | None = None) -> Image.Image:
+        """The row of pictures, about `width` pixels wide."""
+        return draw(self.tiles(view), view.rows, width)
 
-    def png(self, view) -> bytes:
-        return png_of(self.image(view))  # the same as a file
+    def png(self, view: View) -> bytes:
+        """The row of pictures as a PNG file."""
+        return png_of(self.image(view))
 
-    def gif(self, view, over="strips", seconds=0.4) -> bytes:
-        return gif_of(self, view, over, seconds)  # it moves, over "strips" or "steps"
+    def gif(self, view: View, over: str = "strips", seconds: float = 0.4) -> bytes:
+        """The row of pictures as an animated GIF file.
 
-    def lines(self, view) -> str:
-        return lines_of(self, view)  # the Python lines that reproduce it
+        Args:
+            view: The view.
+            over: What changes from frame to frame: the "strips" of the sweep, or the denoising "steps".
+            seconds: Time that a frame is shown.
+        """
+        if over == "strips":
+            views = [replace(view, swept=k, by_hand=False) for k in range(1, len(self.masks(view)) + 1)]
+        elif over == "steps":
+            views = [replace(view, step=k) for k in range(1, len(self.trace(view, view.shown_mask).steps) + 1)]
+        else:
+            raise ValueError(f"a GIF moves over strips or steps, got {over!r}")
+        return gif_of([self.image(v) for v in views], seconds)
+
+    def lines(self, view: View) -> str:
+        """Python that makes the picture again."""
+        return python_lines(self, view)

@@ -1,44 +1,27 @@
-""""""
+"""The pictures of the explorer: one tile for each stage of the masked cycle, from the input to what was found."""
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
-from io import BytesIO
-from typing import TYPE_CHECKING
-
 import numpy as np
+import torch
 
-from mmccd.explorer.canvas import Tile, paint_over, pure, shade
-from mmccd.explorer.engine import sampler_of, score_words
+from mmccd.explorer.canvas import Tile, overlay_colours, pure, shade
+from mmccd.explorer.engine import Engine
 from mmccd.explorer.view import View
-from mmccd.viz import crop_to
-
-if TYPE_CHECKING:
-    from mmccd.explorer.explorer import Explorer
 
 
-def tiles_of(
-    explorer: Explorer,  # of whom
-    view: View,  # what is looked at
-) -> list:  # `Tile`s
-    "From the input to the map, left to right."
-    t, d = explorer.trace(view, view.shown), explorer.detector(view)
-    if "box" not in explorer.read:
-        explorer.read["box"] = crop_to(explorer.read["brain"], 1)
+def tiles_of(engine: Engine, view: View) -> list[Tile]:
+    """The row of pictures, left to right; ValueError where there is no such view."""
+    t, diffusion = engine.trace(view, view.shown_mask), engine.detector(view).config.diffusion
+    step = t.steps[min(view.step, len(t.steps)) - 1]
+    mask, brain = crop(engine, t.mask), crop(engine, t.brain)
+    rim, top = ((mask, pure("hidden")),), map_scale(engine, view)
 
-    def cut(p):
-        return p.reshape(p.shape[-2:])[explorer.read["box"]].numpy()
-
-    x, mask, brain, step = cut(t.x), cut(t.mask), cut(t.brain), t.steps[min(view.step, len(t.steps)) - 1]
-    rim, top = ((mask, pure("hidden")),), map_scale(explorer, view)
-
-    def grey(title, p, low=-1.0, high=1.0, lines=rim):
-        return Tile(title, shade(p, low, high), lines, (low, high, False))
-
-    def heat(title, p, marks=()):
-        return Tile(title, shade(p, 0, top, True), rim * (not marks), (0, top, True), marks)
+    def grey(title: str, image: torch.Tensor, limit: float = 1.0, outlines=rim) -> Tile:
+        return Tile(title, shade(crop(engine, image), -limit, limit), outlines, (-limit, limit, False))
 
     i, o = view.input.upper(), view.target.upper()
+<<<<<<< HEAD
     done = f"map, {view.swept} of {len(explorer.masks(view))}" if view.swept else "map, this strip"
     marks = ((view.threshold, ""),) + (((h, "▲"),) if (h := explorer.threshold(view)) else ())
     noisy = (
@@ -56,60 +39,64 @@ def tiles_of(
         heat("error²", np.where(mask & brain, cut(t.error), 0)),
         heat(done, cut(explorer.map(view)), marks),
         evaluated_tile(explorer, view, x, cut),
+=======
+    x = shade(crop(engine, t.x), -1, 1)
+    error = shade(np.where(mask & brain, crop(engine, t.error), 0), 0, top, True)
+    noisy = [grey(f"xₜ: noisy {o}", step.x_t, 2.0), grey(f"predicted {o}", step.x0)]
+    twin = engine.slice("twin", view) if view.twin else None
+    return [
+        grey(f"x: {i}", t.x, outlines=()),
+        Tile("mask", overlay_colours(x, hidden=mask), note=("orange: hidden",)),
+        grey("condition", t.cond),
+        *(noisy if diffusion else []),
+        grey(f"ŷ: {o}", t.y),
+        grey("x̄ = g(ŷ)", t.reconstruction),
+        Tile("error²", error, rim, (0, top, True)),
+        map_tile(engine, view, top),
+        found_tile(engine, view, x),
+        *([] if twin is None else [grey("healthy twin", torch.where(t.brain[0], twin, -1), outlines=())]),
+>>>>>>> 522299f (explorer: one direction (engine, pictures, words, panel), typed, names of the field; options of the command as a dataclass)
     ]
-    twin = explorer.slice("twin", view) if view.twin else None
-    return tiles + ([grey("healthy twin", np.where(brain, cut(twin), -1), lines=())] if twin is not None else [])
 
 
-def map_scale(
-    explorer: Explorer,  # of whom
-    view: View,  # which way
-) -> float:  # upper end of the scale of errors and maps
-    "Fixed for a detector: half more than its calibrated threshold, or where there is none than what its class says."
-    return float(f"{1.5 * (explorer.threshold(view) or explorer.detector(view).map_top):.3g}")
+def crop(engine: Engine, image: torch.Tensor) -> np.ndarray:
+    """The part of a slice that holds the brain, (h w)."""
+    return image.reshape(image.shape[-2:])[engine.slices.box].numpy()
 
 
-def evaluated_tile(
-    explorer: Explorer,  # of whom
-    view: View,  # with the threshold
-    x: np.ndarray,  # the input, cut
-    cut,  # function that cuts a picture
-) -> Tile:
-    "What the threshold calls abnormal, in colour, and the truth as a line."
-    found, lesion, grey = cut(explorer.map(view)) > view.threshold, explorer.slice("lesion", view), shade(x, -1, 1)
-    if lesion is None:
-        return Tile(
-            "found", paint_over(grey, found=found), note=(f"green: above {view.threshold:.3g}", "truth not known")
-        )
-    lesion, scores = cut(lesion), explorer.scores(view)
-    note = (
-        ("green found, red false", f"blue {explorer.thing}, Dice {scores['dice']:.2f}")
-        if lesion.any()
-        else ("red: false alarms", f"{scores['false positives']:.2%} of the brain")
-    )
-    return Tile(
-        "found, truth",
-        paint_over(grey, found=found & lesion, wrong=found & ~lesion),
-        ((lesion, pure("truth")),),
-        note=note,
-    )
+def map_scale(engine: Engine, view: View) -> float:
+    """Upper end of the scale of errors and maps: half more than the calibrated threshold, else than `map_top`.
+
+    It depends on the detector alone, so that pictures can be compared.
+    """
+    return float(f"{1.5 * (engine.threshold(view) or engine.detector(view).map_top):.3g}")
 
 
-def hidden_words(
-    explorer: Explorer,  # of whom
-    view: View,  # what is looked at
-) -> str:
-    "What is hidden."
-    t, lesion = explorer.trace(view, view.shown), explorer.slice("lesion", view)
-    if view.shown:
-        what = f"Mask {view.shown} of {len(explorer.masks(view))} of the sweep {view.sampler!r} hides {t.mask.float().mean():.0%} of the slice"
+def map_tile(engine: Engine, view: View, top: float) -> Tile:
+    """The anomaly map from the masks done so far, the threshold on its colour bar, on a scale up to `top`."""
+    title = f"map, {view.swept} of {len(engine.masks(view))}" if view.swept else "map, this strip"
+    calibrated = engine.threshold(view)
+    marks = ((view.threshold, ""), *(((calibrated, "▲"),) if calibrated else ()))
+    return Tile(title, shade(crop(engine, engine.map(view)), 0, top, True), (), (0, top, True), marks)
+
+
+def found_tile(engine: Engine, view: View, grey: np.ndarray) -> Tile:
+    """What lies above the threshold in colour, and an outline of the lesion, over the input as palette indices."""
+    found, lesion = crop(engine, engine.map(view)) > view.threshold, engine.slice("lesion", view)
+    scores = engine.scores(view)
+    if lesion is None or scores is None:
+        note = (f"green: above {view.threshold:.3g}", "truth not known")
+        return Tile("found", overlay_colours(grey, found=found), note=note)
+    truth = crop(engine, lesion)
+    if truth.any():
+        note = ("green found, red false", f"blue {truth_name(engine)}, Dice {scores['dice']:.2f}")
     else:
-        what = f"Hidden: {min(view.start + view.width, explorer.size) - (first := max(view.start, 0))} of {explorer.size} {'columns' if view.vertical else 'rows'}, from {first} on"
-    if lesion is None or not lesion.any():
-        return what + "."
-    return f"{what}, and with it {(t.mask & lesion).sum() / lesion.sum():.0%} of the {explorer.thing}."
+        note = ("red: false alarms", f"{scores['false positives']:.2%} of the brain")
+    colours = overlay_colours(grey, found=found & truth, wrong=found & ~truth)
+    return Tile("found, truth", colours, ((truth, pure("truth")),), note=note)
 
 
+<<<<<<< HEAD
 def step_words(
     explorer: Explorer,  # of whom
     view: View,  # what is looked at
@@ -233,3 +220,8 @@ explorer = Explorer(subject{more})
 view = View({said})
 print(explorer.describe(view))
 explorer.image(view)"""
+=======
+def truth_name(engine: Engine) -> str:
+    """What the lesion mask marks: a fault of the scanner is no disease."""
+    return "artefact" if engine.subject.kind == "artefact" else "lesion"
+>>>>>>> 522299f (explorer: one direction (engine, pictures, words, panel), typed, names of the field; options of the command as a dataclass)

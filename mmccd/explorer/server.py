@@ -1,4 +1,4 @@
-""""""
+"""The explorer as a page: a notebook with one cell, and the Jupyter server that shows it on this computer only."""
 
 import json
 import os
@@ -8,55 +8,70 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from mmccd.runtime import sigterm_as_interrupt
 
-APPS = {"voila": "voila", "lab": "jupyterlab", "notebook": "notebook"}  # by name: the module that serves
-
-
+SERVERS = {"voila": "voila", "lab": "jupyterlab", "notebook": "notebook"}  # by name: the Python module that serves
 PAGES = {"voila": "/", "lab": "/doc/tree/explorer.ipynb", "notebook": "/notebooks/explorer.ipynb"}
+MAX_UPLOAD = 500 * 10**6  # bytes of a message from the page; the servers' own limit of 10 MB is too small for scans
 
 
-def explorer_notebook(
-    call: str,  # Python expression that makes the subject
-    said: dict,  # keyword arguments of `explore`
-    app="voila",  # key of `APPS`
-) -> dict:  # a notebook, for JSON
-    "One cell that says what it is, and one that does it."
-    how = "" if app == "voila" else "\n\nRun the cell below: click into it and press Shift-Enter."
-    text = f"# What a masked cycle sees\n\nHide a strip, and watch a network imagine what is under it. For research and teaching, not a medical device.{how}"
-    lines = [call, *(f"{k}={v!r}" for k, v in said.items())]
-    code = (
-        f"from mmccd.explore import explore, {call.split('(')[0]}\n\nexplore(\n"
-        + "".join(f"    {line},\n" for line in lines)
-        + ")"
+def explorer_notebook(call: str, options: Mapping[str, Any], server: str = "voila") -> dict[str, Any]:
+    """A notebook, ready for JSON, with a cell of text and a cell that opens the explorer.
+
+    Args:
+        call: Python expression that makes the subject, as `Subject.call`.
+        options: Keyword arguments of `explore`.
+        server: A key of `SERVERS`; Voilà runs the cell by itself and shows no code.
+    """
+    how = "" if server == "voila" else "\n\nRun the cell below: click into it and press Shift-Enter."
+    text = (
+        "# What a masked cycle sees\n\nHide a strip, and watch a network predict what is under it. "
+        f"For research and teaching, not a medical device.{how}"
     )
+    arguments = "".join(f"    {line},\n" for line in (call, *(f"{k}={v!r}" for k, v in options.items())))
+    code = f"from mmccd.explorer import explore, {call.split('(')[0]}\n\nexplore(\n{arguments})"
     cells = [
-        dict(cell_type="markdown", id="words", metadata={}, source=text),
-        dict(cell_type="code", id="explorer", metadata={}, source=code, execution_count=None, outputs=[]),
+        {"cell_type": "markdown", "id": "words", "metadata": {}, "source": text},
+        {
+            "cell_type": "code",
+            "id": "explorer",
+            "metadata": {},
+            "source": code,
+            "execution_count": None,
+            "outputs": [],
+        },
     ]
-    kernel = dict(name="python3", display_name="Python 3", language="python")
-    return dict(nbformat=4, nbformat_minor=5, metadata=dict(kernelspec=kernel), cells=cells)
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    return {"nbformat": 4, "nbformat_minor": 5, "metadata": {"kernelspec": kernel}, "cells": cells}
 
 
-UPLOAD = 500 * 10**6  # bytes of a message from the page
+def check_server(server: str, port: int) -> int:
+    """Check that a server is installed and that it can listen.
 
+    Args:
+        server: A key of `SERVERS`.
+        port: The port, or 0 for any.
 
-def check_app(
-    app: str,  # as given
-    port: int,  # 0: any
-) -> int:  # a free port
-    "Refuse what is not installed or not free."
-    if app not in APPS:
-        raise ValueError(f"unknown server {app!r} after --with: choose {', '.join(APPS)}")
-    missing = [m for m in (APPS[app], "ipywidgets", "ipykernel") if find_spec(m) is None]
-    more = " notebook" * ("notebook" in missing)
+    Returns:
+        A free port.
+
+    Raises:
+        ValueError: If there is no such server, something is not installed, or the port is taken.
+    """
+    if server not in SERVERS:
+        raise ValueError(f"unknown server {server!r} after --with: choose {', '.join(SERVERS)}")
+    missing = [m for m in (SERVERS[server], "ipywidgets", "ipykernel") if find_spec(m) is None]
     if missing:
+        more = " notebook" if "notebook" in missing else ""
         raise ValueError(
-            f"the page needs {' and '.join(missing)}, not installed with mmccd alone: pip install 'mmccd[notebooks]'{more}; or save pictures with --save DIR"
+            f"the page needs {' and '.join(missing)}, not installed with mmccd alone: "
+            f"pip install 'mmccd[notebooks]'{more}; or save pictures with --save DIR"
         )
     with socket.socket() as s:
         if os.name == "posix":
@@ -70,39 +85,28 @@ def check_app(
         return s.getsockname()[1]
 
 
-def server_line(
-    app: str,  # key of `APPS`
-    folder,  # where explorer.ipynb lies
-    port: int,  # a free one
-) -> list:  # words of a command
-    "The command that serves it, to this computer only."
-    large = f"tornado_settings={{'websocket_max_message_size': {UPLOAD}}}"
-    own = [
-        f"--{app.capitalize()}.{w}"
-        for w in ("ip=127.0.0.1", "port_retries=0", "auto_token=True", large, f"connection_dir_root={folder}")
-    ]
-    jupyter = [
-        "--ip=127.0.0.1",
-        f"--ServerApp.root_dir={folder}",
-        "--ServerApp.port_retries=0",
-        f"--ServerApp.{large}",
-        "--allow-root",
-    ]  # in a container one is root
-    words = [f"{folder}/explorer.ipynb", *own] if app == "voila" else jupyter
-    return [sys.executable, "-m", APPS[app], *words, "--no-browser", f"--port={port}"]
+def server_command(server: str, folder: str | Path, port: int) -> list[str]:
+    """The command that serves `explorer.ipynb` in `folder` on a free port, to this computer only."""
+    large = f"tornado_settings={{'websocket_max_message_size': {MAX_UPLOAD}}}"
+    if server == "voila":
+        traits = "ip=127.0.0.1", "port_retries=0", "auto_token=True", large, f"connection_dir_root={folder}"
+        words = [f"{folder}/explorer.ipynb", *(f"--Voila.{t}" for t in traits)]
+    else:  # --allow-root: in a container one is root
+        traits = f"root_dir={folder}", "port_retries=0", large
+        words = ["--ip=127.0.0.1", *(f"--ServerApp.{t}" for t in traits), "--allow-root"]
+    return [sys.executable, "-m", SERVERS[server], *words, "--no-browser", f"--port={port}"]
 
 
-def server_folder(
-    folder,  # that exists
-    book: dict,  # from `explorer_notebook`
-    token: str,  # for the page
-) -> dict:  # environment of the server
-    "Write what the server needs."
+def prepare_folder(folder: str | Path, notebook: Mapping[str, Any], token: str) -> dict[str, str]:
+    """Write notebook and settings into an existing folder, and return the environment of the server.
+
+    The token stands in the environment alone, never in a file or on the command line.
+    """
     folder = Path(folder)
-    (folder / "explorer.ipynb").write_text(json.dumps(book, indent=1))
+    (folder / "explorer.ipynb").write_text(json.dumps(notebook, indent=1))
     news = folder / "config/lab/user-settings/@jupyterlab/apputils-extension/notification.jupyterlab-settings"
     news.parent.mkdir(parents=True)
-    news.write_text('{"fetchNews": "false", "checkForUpdates": false}')  # nobody wants to be asked in front of a class
+    news.write_text('{"fetchNews": "false", "checkForUpdates": false}')  # no questions in front of a class
     return os.environ | {
         "JUPYTER_TOKEN": token,
         "JUPYTER_CONFIG_DIR": str(folder / "config"),
@@ -111,15 +115,11 @@ def server_folder(
 
 
 @contextmanager
-def running(
-    line,  # words of a command
-    folder,  # where it runs
-    env,  # its environment
-):  # the process
-    "A server, for as long as it is wanted; its kernels end with it."
+def running(command: Sequence[str], folder: str | Path, env: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a server in `folder` while the context is open, its output in the file `log`; its kernels end with it."""
     with open(Path(folder) / "log", "wb") as log:
         server = subprocess.Popen(
-            line, cwd=folder, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            command, cwd=folder, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
         )
     try:
         yield server
@@ -132,10 +132,8 @@ def running(
             server.wait()
 
 
-def answers(
-    port: int,  # of this computer
-) -> bool:
-    "Does anybody listen?"
+def is_listening(port: int) -> bool:
+    """Whether something on this computer accepts connections on `port`."""
     try:
         socket.create_connection(("127.0.0.1", port), 1).close()
     except OSError:
@@ -143,27 +141,30 @@ def answers(
     return True
 
 
-def serve(
-    app: str,  # key of `APPS`
-    book: dict,  # from `explorer_notebook`
-    port: int,  # a free one
-    browser: bool = True,  # open the page, or only say where it is?
-):
-    "Serve a notebook until it is stopped, and leave nothing behind."
-    import webbrowser
+def serve(server: str, notebook: Mapping[str, Any], port: int, on_ready: Callable[[str], object]) -> None:
+    """Serve a notebook until the server ends or the process is interrupted, and leave nothing behind.
 
+    Args:
+        server: A key of `SERVERS`.
+        notebook: From `explorer_notebook`.
+        port: A free port.
+        on_ready: Called with the address of the page once the server answers.
+
+    Raises:
+        ValueError: If the server ends by itself with an error.
+        KeyboardInterrupt: On Ctrl-C, SIGTERM or SIGHUP.
+    """
     token = secrets.token_hex(24)
-    url = f"http://127.0.0.1:{port}{PAGES[app]}?token={token}"
+    url = f"http://127.0.0.1:{port}{PAGES[server]}?token={token}"
     with sigterm_as_interrupt(), tempfile.TemporaryDirectory(prefix="mmccd-", ignore_cleanup_errors=True) as folder:
-        with running(server_line(app, folder, port), folder, server_folder(folder, book, token)) as server:
-            while server.poll() is None and not answers(port):
+        env = prepare_folder(folder, notebook, token)
+        with running(server_command(server, folder, port), folder, env) as process:
+            while process.poll() is None and not is_listening(port):
                 time.sleep(0.1)
-            if server.poll() is None:
-                print(f"The explorer is at {url}\nCtrl-C ends it.", flush=True)
-            if browser and server.poll() is None:
-                webbrowser.open(url)
-            while server.poll() is None:
+            if process.poll() is None:
+                on_ready(url)
+            while process.poll() is None:
                 time.sleep(0.2)
-            said = (Path(folder) / "log").read_text(errors="replace").strip().split("\n")[-1]
-            if server.returncode:
-                raise ValueError(f"the server ended by itself, and the last it said was: {said}")
+            last_line = (Path(folder) / "log").read_text(errors="replace").strip().split("\n")[-1]
+            if process.returncode:
+                raise ValueError(f"the server ended by itself, and its last words were: {last_line}")

@@ -1,5 +1,6 @@
-""""""
+"""Subjects for the explorer: phantoms, files, and uploaded files."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,23 +14,37 @@ from mmccd.slices import SLICE_RANGE
 
 @dataclass(eq=False)
 class Subject:
-    "Whom one looks at."
+    """A case, and how to get it again.
 
-    case: Case  # images, brain, and the lesion if that is known
-    twin: Case | None  # the same head in health, or None
-    call: str  # the Python expression that makes it again
-    kind: str = ""  # of a phantom
-    seed: int = 0  # of a phantom
-    note: str = ""  # what one should know about it
+    Attributes:
+        case: Images, brain, and the lesion if that is known.
+        twin: The same head without the lesion or fault, or None.
+        call: Python expression that makes the subject again.
+        kind: Kind of a phantom, else "".
+        seed: Seed of a phantom, else 0.
+        note: A sentence about how the files were read, with a space at its end, or "".
+    """
+
+    case: Case
+    twin: Case | None
+    call: str
+    kind: str = ""
+    seed: int = 0
+    note: str = ""
 
 
-def phantom_subject(
-    kind="glioma",  # one of `phantom.KINDS`
-    seed: int = 404,  # of the data set
-    index: int = 0,  # of the subject
-    slices=SLICE_RANGE,  # axial slices
-) -> Subject:
-    "A made-up subject."
+def phantom_subject(kind: str = "glioma", seed: int = 404, index: int = 0, slices: range = SLICE_RANGE) -> Subject:
+    """A phantom with its healthy twin.
+
+    Args:
+        kind: One of `phantom.KINDS`.
+        seed: Seed of the data set.
+        index: Number of the subject in it.
+        slices: Axial slices on the BraTS grid.
+
+    Raises:
+        ValueError: If there is no such phantom.
+    """
     p = make_phantom(kind, seed, index, slices)
     more = "" if slices == SLICE_RANGE else f", {slices!r}"
     return Subject(
@@ -41,14 +56,19 @@ def phantom_subject(
     )
 
 
-def file_subject(
-    path,  # folder of one case, or a single NIfTI file
-    modality=None,  # what a single file shows; None: read from its name
-) -> Subject:
-    "A case from files, with its healthy twin where one lies in the folder, as `mmccd phantom` writes it."
+def file_subject(path: str | Path, modality: str | None = None) -> Subject:
+    """A case from files, with the healthy twin that `mmccd phantom` writes into its folder, if there is one.
+
+    Args:
+        path: Folder of one case, or a single NIfTI file.
+        modality: Modality of a single file whose name does not say it.
+
+    Raises:
+        ValueError: If the files cannot be read, or the twin has another shape.
+    """
     path = Path(path).expanduser()
-    nameless = path.is_file() and not split_name(path)[1]
-    case = Case.load(path, modality if nameless else None)
+    modality_is_guessed = path.is_file() and not split_name(path)[1]
+    case = Case.load(path, modality if modality_is_guessed else None)
     twin = Case.load(path / "healthy_twin") if (path / "healthy_twin").is_dir() else None
     if twin and twin.brain.shape != case.brain.shape:
         raise file_error(
@@ -56,29 +76,36 @@ def file_subject(
             f"its shape {twin.brain.shape} is not the case's {case.brain.shape}",
             "rename that folder if it is no twin",
         )
-    note = f"{path.name} is read as {modality.upper()}, since its name does not say. " if nameless else ""
-    return Subject(case, twin, f"file_subject({str(path)!r}{f', {modality!r}' * nameless})", note=note)
+    if not (modality_is_guessed and modality):
+        return Subject(case, twin, f"file_subject({str(path)!r})")
+    note = f"{path.name} is read as {modality.upper()}, since its name does not say. "
+    return Subject(case, twin, f"file_subject({str(path)!r}, {modality!r})", note=note)
 
 
-def upload_subject(
-    files: dict,  # contents (bytes) by file name
-    modality=None,  # what a single file shows, if its name does not say
-) -> Subject:
-    "A case from the contents of files, checked like any other."
+def upload_subject(files: Mapping[str, bytes], modality: str | None = None) -> Subject:
+    """A case from the contents of uploaded files, checked like files on the disk.
+
+    Args:
+        files: Contents by file name: one NIfTI file, or all files of one case.
+        modality: Modality of a single file whose name does not say it.
+
+    Raises:
+        ValueError: If nothing was uploaded or the files cannot be read.
+    """
     if not files:
         raise ValueError("Nothing was uploaded: choose one NIfTI file, or the files of one case.")
     files = {Path(name).name: content for name, content in files.items()}
-    name, alone = next(iter(files)), len(files) == 1
+    name, single = next(iter(files)), len(files) == 1
     with TemporaryDirectory() as folder:
         try:
             for n, content in files.items():
                 (Path(folder) / n).write_bytes(content)
-            subject = file_subject(Path(folder) / name if alone else folder, modality)
+            subject = file_subject(Path(folder) / name if single else folder, modality)
         except OSError as e:
             raise ValueError(f"Cannot read {name[:80]}: {e.strerror}; rename it.") from e
         except ValueError as e:
+            # the temporary folder means nothing to the user
             raise ValueError(str(e).replace(f"{folder}/", "").replace(folder, "the upload")) from e
     subject.case.id = split_name(Path(name))[0] or "upload"
-    return replace(
-        subject, call=f"file_subject({name if alone else 'FOLDER'!r}{f', {modality!r}' * alone})  # what was uploaded"
-    )
+    arguments = f"{name!r}, {modality!r}" if single else "'FOLDER'"
+    return replace(subject, call=f"file_subject({arguments})  # what was uploaded")

@@ -1,55 +1,97 @@
-""""""
+"""Requests of the user interface, of which only the newest is worked on."""
 
-from concurrent.futures import ThreadPoolExecutor
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from mmccd.explorer.view import View, needed
+if TYPE_CHECKING:
+    from mmccd.explorer.subjects import Subject
+
+from mmccd.explorer.view import CycleKey, View, required_cycles
 
 
-class Stale(Exception):
-    "Nobody wants this any more."
+class SupersededError(Exception):
+    """Raised inside a computation whose result is no longer needed, since there is a newer request."""
 
 
-class Latest:
-    "A worker in a thread of its own that knows the newest wish only."
+class NewestRequestWorker:
+    """Handles requests one after the other in a thread of its own, and skips those that were replaced in the meantime.
 
-    def __init__(
-        self,
-        work,  # function of a wish
-        drop=lambda wish: None,  # function of a wish that is not begun since a newer one came
-    ):
-        self.work, self.drop, self.newest, self.pool = work, drop, None, ThreadPoolExecutor(1)
+    A slider that is dragged sends many requests a second, and a masked cycle may take longer than that: if they were
+    queued, the screen would lag behind by seconds.
 
-    def ask(self, wish):  # returns a future
-        self.newest = wish
-        return self.pool.submit(self.turn, wish)
+    Attributes:
+        newest: The newest request, None before the first.
+    """
 
-    def turn(self, wish):
-        return self.work(wish) if wish is self.newest else self.drop(wish)
+    def __init__(self, handle: Callable[[Any], object], skip: Callable[[Any], object] = lambda request: None) -> None:
+        """Start the thread.
 
-    def wait(self):
-        self.pool.submit(int).result()  # until all is quiet
+        Args:
+            handle: Called with a request to work on it.
+            skip: Called instead with a request that was replaced by a newer one before its turn came.
+        """
+        self.newest: Any = None
+        self._handle, self._skip, self._pool = handle, skip, ThreadPoolExecutor(1)
+
+    def submit(self, request: Any) -> Future[object]:
+        """Make `request` the newest; the future holds what `handle` or `skip` returns or raises."""
+        self.newest = request
+        return self._pool.submit(self._take, request)
+
+    def _take(self, request: Any) -> object:
+        return self._handle(request) if request is self.newest else self._skip(request)
+
+    def run(self, function: Callable[[], object]) -> Future[object]:
+        """Call `function` in the worker's thread, after all that was submitted before."""
+        return self._pool.submit(function)
+
+    def wait(self) -> None:
+        """Return when all that was submitted before is done."""
+        self._pool.submit(int).result()
+
+    def stop(self) -> None:
+        """End the thread when all that was submitted is done."""
+        self._pool.shutdown()
 
 
 @dataclass(frozen=True, eq=False)
 class RenderRequest:
-    "What the person at the controls wants now."
+    """What the user wants to see.
 
-    loader: object  # function that returns a `Subject`
-    view: View  # what to look at
-    device: str  # where networks run
-    way: tuple  # (input, target) that the controls showed before: the threshold belongs to it
-    keep: str = ""  # "png", "steps" or "strips": save that
+    Attributes:
+        loader: Makes the subject.
+        view: The view, which may not exist for that subject.
+        device: Where the networks run.
+        pair: (input, target) that the controls showed before; the threshold of `view` belongs to it.
+        export: "png", "steps" or "strips" to save that too, else "".
+    """
+
+    loader: Callable[[], Subject | None]
+    view: View
+    device: str
+    pair: tuple[str, str]
+    export: str = ""
 
 
-def wanted_by(
-    wish: RenderRequest,  # the newest
-    old: RenderRequest,  # the one that is worked on
-    key,  # of the cycle that is computed
-    fit,  # function that makes a view possible, as `Explorer.fit`
+def is_still_needed(
+    newest: RenderRequest, current: RenderRequest, key: CycleKey, nearest_view: Callable[[View], View]
 ) -> bool:
-    "Does the newest wish need what an older one is computing?"
-    if wish is old or old.keep == "png":
-        return True  # a picture is saved even if a control is moved
-    same = wish.loader is old.loader and wish.device == old.device
-    return same and (wish.keep == "strips" or key in needed(fit(wish.view)))
+    """Whether the newest request needs the masked cycle that is being computed for an older one.
+
+    Without this a slow machine would never finish: "play" requests mask 5 while mask 3 is computed, which is part of
+    the map after five masks.
+
+    Args:
+        newest: The newest request.
+        current: The request that is being worked on.
+        key: Key of the masked cycle that is being computed.
+        nearest_view: Turns the view of a request into one that exists, as `Explorer.nearest_view`.
+    """
+    if newest is current or current.export == "png":
+        return True  # a picture is saved even if a control was moved since
+    same_networks = newest.loader is current.loader and newest.device == current.device
+    return same_networks and (newest.export == "strips" or key in required_cycles(nearest_view(newest.view)))
