@@ -93,8 +93,8 @@ def open_explorer(o: ExploreOptions) -> tuple[Explorer, dict[str, Any]]:
     if o.case:
         subject = file_subject(o.case.expanduser().absolute(), fields.get("input"))
     else:
-        seed = {} if o.subject_seed is None else {"seed": o.subject_seed}
-        subject = phantom_subject(o.kind or "glioma", **seed)
+        given: dict[str, Any] = {"kind": o.kind or None, "seed": o.subject_seed}
+        subject = phantom_subject(**{k: v for k, v in given.items() if v is not None})
     explorer = Explorer(subject, explorer_weights(o.weights, o.input), device)
     swept = len(explorer.masks(explorer.first_view(**fields))) if o.swept == "all" else int(o.swept)
     if swept:

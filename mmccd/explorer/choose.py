@@ -21,7 +21,8 @@ def first_view(engine: Engine, **wanted: Any) -> View:
     """
     sampler = SWEEPS.get(wanted.get("sampler", "fast"), SWEEPS["fast"])
     steps = wanted.get("steps", sampler.steps)
-    probe = View(**{"place": engine.places[0], "step": 1, "steps": steps} | wanted)  # raises for impossible fields
+    fields: dict[str, Any] = {"place": engine.places[0], "step": 1, "steps": steps}
+    probe = View(**fields | wanted)  # raises for impossible fields
     pairs = [
         (i, t)
         for i, t in engine.pairs
@@ -44,8 +45,8 @@ def first_view(engine: Engine, **wanted: Any) -> View:
         step=steps,
         by_hand=not wanted.get("swept"),
     )
-    threshold = engine.threshold(view) or engine.detector(view).map_top
-    return engine.check_view(replace(view, **{"threshold": threshold} | wanted))
+    fields = {"threshold": engine.threshold(view) or engine.detector(view).map_top}
+    return engine.check_view(replace(view, **fields | wanted))
 
 
 def interesting_region(engine: Engine) -> torch.Tensor:

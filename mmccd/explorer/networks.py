@@ -1,12 +1,14 @@
 """The networks of the explorer: detectors with a masked cycle, for one pair of modalities."""
 
 from dataclasses import replace
+from typing import cast
 
 from mmccd.detector import load_detector
 from mmccd.explorer.view import SWEEPS, View
 from mmccd.masked_diffusion import MMCCD, Sampler
+from mmccd.registry import METHODS
 
-PACKAGED = ("mmccd", "masked")
+PACKAGED = tuple(name for name, method in METHODS.items() if method.masked and method.packaged)
 """Methods with a masked cycle whose weights come with the package; one name stands for all pairs of modalities."""
 
 
@@ -32,9 +34,10 @@ def load_masked_detector(weights: str, input: str | None, target: str | None, de
             f"the explorer shows masked cycles, and {weights} is a {type(detector).__name__}: "
             "choose mmccd, masked, or a run of `mmccd train mmccd`"
         )
+    detector.to(device).eval()
     if input and (detector.config.input, detector.config.target) != (input, target):
-        detector = detector.for_pair(input, target)
-    return detector.to(device).eval()
+        return cast(MMCCD, detector.for_pair(input, target))
+    return detector
 
 
 def sampler_for(view: View, size: int) -> Sampler:

@@ -68,7 +68,8 @@ class Panel:
         self._calibrated: float | None = None
         # how to get the subject that is requested, the one that is loaded, and the one that could not be loaded last
         self.loader: Callable[[], Subject | None] = lambda: None
-        self.loaded, self._failed = self.loader, None
+        self.loaded: Callable[[], Subject | None] = self.loader
+        self._failed: Callable[[], Subject | None] | None = None
         try:
             self._loop: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
         except RuntimeError:

@@ -7,14 +7,10 @@ import numpy as np
 
 from mmccd.masked_diffusion import SAMPLERS, Sampler
 
-<<<<<<< HEAD
-SWEEPS = {**SAMPLERS, "one by one": Sampler("disjoint", steps=8)}  # by name: which masks fill the map
-=======
 SWEEPS = {**SAMPLERS, "one by one": Sampler("disjoint", steps=8)}
 """Samplers by name; the masks of a sampler, one after the other, are a sweep, and fill the anomaly map."""
 
 CycleKey = tuple[Hashable, ...]
->>>>>>> 522299f (explorer: one direction (engine, pictures, words, panel), typed, names of the field; options of the command as a dataclass)
 
 
 @dataclass(frozen=True)
