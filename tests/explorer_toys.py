@@ -5,6 +5,7 @@ import re
 import threading
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cache
 from itertools import permutations
 
 import numpy as np
@@ -124,8 +125,15 @@ def slices_of(explorer, view):
 def own_detector(explorer, view):
     "The detector, found a second time."
     name, (input, target) = explorer.weights, (view.input, view.target)
-    d = load_detector(f"{name}-{input}-{target}" if name in PACKAGED else name)
+    if name in PACKAGED:
+        return packaged_detector(f"{name}-{input}-{target}")
+    d = load_detector(name)
     return d if (d.config.input, d.config.target) == (input, target) else d.for_pair(input, target)
+
+
+@cache
+def packaged_detector(name):
+    return load_detector(name)
 
 
 # a panel as a person uses it

@@ -67,16 +67,28 @@ def make_panel(tmp_path):
         p.worker.stop()
 
 
+@pytest.fixture(scope="package")
+def small_networks(full_toy, run):
+    "Loaded once for all panels; `as_new` takes the rest away."
+    return Explorer(full_toy, run)
+
+
+def as_new(explorer, subject):
+    explorer.on_evaluation = lambda key: None
+    explorer.set_subject(subject)
+    return explorer
+
+
 @pytest.fixture
-def panel(full_toy, run, make_panel):
+def panel(full_toy, small_networks, make_panel):
     "Everything there is, on small networks."
-    return make_panel(Explorer(full_toy, run))
+    return make_panel(as_new(small_networks, full_toy))
 
 
 @pytest.fixture
-def quick(toy, run, make_panel):
+def quick(toy, small_networks, make_panel):
     "A case from files, two modalities, no twin."
-    return make_panel(Explorer(toy, run))
+    return make_panel(as_new(small_networks, toy))
 
 
 @pytest.fixture

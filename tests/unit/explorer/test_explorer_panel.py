@@ -17,8 +17,14 @@ from mmccd.explorer.subjects import Subject
 from mmccd.explorer.view import SWEEPS, cycle_key
 
 
+@pytest.fixture(scope="module")
+def another(full_toy, run):
+    "The same as in `panel`, with another past."
+    return Explorer(full_toy, run)
+
+
 @pytest.mark.parametrize("name", [n for n in OTHERS if n != "by_hand"])
-def test_every_control_changes_the_picture(panel, full_toy, run, name):
+def test_every_control_changes_the_picture(panel, another, name):
     value = {"place": panel.explorer.places[0], "target": "t1"}.get(name, OTHERS[name])
     if name in ("sampler", "swept"):
         put(panel, swept=2)
@@ -28,7 +34,7 @@ def test_every_control_changes_the_picture(panel, full_toy, run, name):
     assert picture(panel) != before
     assert not said(panel)
     in_line(panel)
-    assert picture(panel) == Explorer(full_toy, run).png(panel.shown)
+    assert picture(panel) == another.png(panel.shown)
 
 
 def test_the_controls_begin_where_the_view_is(packaged_panel, view):

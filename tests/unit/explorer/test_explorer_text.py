@@ -15,30 +15,31 @@ from mmccd.masked_diffusion import Sampler
 from mmccd.masking import strip
 
 
+def same_again(explorer, view, capsys):
+    "What the Python lines print, and the picture they make."
+    lines, here = explorer.lines(view), {}
+    exec(lines, here)
+    assert png_of(eval(lines.splitlines()[-1], here)) == explorer.png(view)
+    assert here["view"] == view
+    assert capsys.readouterr().out == explorer.describe(view) + "\n"
+
+
+def test_the_lines_make_the_same_picture_of_a_phantom(explorer, view, capsys):
+    changes = {"swept": 2, "by_hand": False, "step": 1, "twin": True, "rows": 2, "seed": 5}
+    same_again(explorer, replace(view, **changes), capsys)
+
+
 @pytest.mark.parametrize(
     "changes",
     [
         {},
-        dict(swept=2, by_hand=False, step=1, twin=True, rows=2, seed=5),
-        dict(
-            input="t2", target="flair", vertical=False, sampler="one by one", width=5, start=-2, swept=1, threshold=0.1
-        ),
+        {"input": "t1", "target": "flair", "sampler": "one by one", "swept": 1, "threshold": 0.1},
+        {"vertical": False, "width": 5, "start": -2},
     ],
+    ids=["first", "sweep", "strip"],
 )
-def test_the_lines_make_the_same_picture(explorer, view, changes, capsys):
-    v = replace(view, **changes)
-    lines, here = explorer.lines(v), {}
-    exec(lines, here)
-    assert png_of(eval(lines.splitlines()[-1], here)) == explorer.png(v)
-    assert here["view"] == v
-    assert capsys.readouterr().out == explorer.describe(v) + "\n"
-
-
-def test_the_lines_name_file_and_networks(small, toy, run):
-    v = small.first_view(steps=2, swept=1)
-    here = {}
-    exec(small.lines(v), here)
-    assert here["explorer"].png(here["view"]) == small.png(v)
+def test_the_lines_name_file_and_networks(small, changes, capsys):
+    same_again(small, replace(small.first_view(steps=2), **changes), capsys)
 
 
 @pytest.mark.parametrize(
