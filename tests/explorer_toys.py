@@ -15,9 +15,9 @@ from toy_cases import AFFINE, write_case
 
 from mmccd.detector import load_detector, save_detector
 from mmccd.explorer.cache import LRUCache
-from mmccd.explorer.networks import PACKAGED
 from mmccd.explorer.subjects import file_subject
 from mmccd.masked_diffusion import MMCCD
+from mmccd.registry import masked_methods
 from mmccd.slices import resize, resize_labels, to_slices
 from mmccd.unet import UNetConfig
 
@@ -125,7 +125,7 @@ def slices_of(explorer, view):
 def own_detector(explorer, view):
     "The detector, found a second time."
     name, (input, target) = explorer.weights, (view.input, view.target)
-    if name in PACKAGED:
+    if name in masked_methods():
         return packaged_detector(f"{name}-{input}-{target}")
     d = load_detector(name)
     return d if (d.config.input, d.config.target) == (input, target) else d.for_pair(input, target)

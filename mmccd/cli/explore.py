@@ -1,116 +1,164 @@
 """`mmccd explore`: the explorer as a page in the browser, or its pictures in a folder."""
 
-from __future__ import annotations
-
 import os
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
-from mmccd.cli.app import app
-from mmccd.cli.options import Device, Json, check_json, put_json
+from mmccd.cli.app import command
+from mmccd.cli.options import Device, Options, check_json, put_json
 from mmccd.explorer.saving import save_view
 from mmccd.explorer.server import check_server, explorer_notebook, serve
-from mmccd.registry import packaged_name
+from mmccd.registry import masked_methods, packaged_name
 from mmccd.runtime import pick_device
+from mmccd.weights.hub import absolute_name
 
 if TYPE_CHECKING:
     from mmccd.explorer.explorer import Explorer
     from mmccd.explorer.view import View
 
 
+def integer(metavar: str, help: str, high: int, low: int = 0) -> Any:
+    """Return an option for a whole number from `low` to `high` whose default stands in its help."""
+    return typer.Option(metavar=metavar, help=help, min=low, max=high, show_default=False)
+
+
 @dataclass(frozen=True)
-class ExploreOptions:
-    """The options of `mmccd explore`, as they were given; `explore` describes them."""
+class ExploreOptions(Options):
+    """What the page shows at first, what serves it, or where its pictures are saved."""
 
-    case: Path | None
-    kind: str
-    subject_seed: int | None
-    input: str
-    target: str
-    slice: int | None
-    strip: str
-    swept: str
-    sampler: str
-    steps: int | None
-    seed: int
-    weights: str
-    device: str
-    how: str
-    port: int
-    no_browser: bool
-    save: Path | None
-    overwrite: bool
-    json: str
+    command: ClassVar[str] = "explore"
+
+    case: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[CASE]", help="Folder of a case, or a NIfTI file.  [default: a phantom]", show_default=False
+        ),
+    ] = None
+    kind: Annotated[
+        str,
+        typer.Option(metavar="glioma|ms|infarct|artefact|healthy", help="Of the phantom.  [default: glioma]"),
+    ] = ""
+    subject_seed: Annotated[int | None, integer("N", "Of the phantom.  [default: 404]", 10**6)] = None
+    input: Annotated[
+        str, typer.Option(metavar="flair|t1|t2", help="Modality to begin with.  [default: that of the networks]")
+    ] = ""
+    target: Annotated[str, typer.Option(metavar="flair|t1|t2", help="Modality to predict.")] = ""
+    slice: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="Axial slice.  [default: that with most lesion, else most brain]", show_default=False
+        ),
+    ] = None
+    strip: Annotated[
+        str,
+        typer.Option(
+            metavar="START:WIDTH",
+            help="First hidden column and how many, in pixels of the networks.  [default: through the lesion]",
+        ),
+    ] = ""
+    swept: Annotated[
+        str, typer.Option(metavar="N|all", help="Masks of the sweep that are in the map; 0: that strip alone.")
+    ] = "0"
+    sampler: Annotated[
+        str, typer.Option(metavar="NAME", help="Which masks fill the map: fast, paper or 'one by one'.")
+    ] = "fast"
+    steps: Annotated[int | None, integer("N", "Of denoising.  [default: the sampler's]", 100, low=1)] = None
+    seed: Annotated[int, typer.Option(min=0, max=10**6, help="Seed of the noise: same seed, same result.")] = 0
+    weights: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME|RUN", help="mmccd or masked, which come with the package; or RUN, a folder with config.json."
+        ),
+    ] = "mmccd"
+    device: Device = "auto"
+    how: Annotated[
+        str,
+        typer.Option(
+            "--with",
+            metavar="voila|lab|notebook",
+            help="What shows the page: Voila (no code on it), JupyterLab or Notebook 7.",
+        ),
+    ] = "voila"
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Of the page; 0: a free one.")] = 0
+    no_browser: Annotated[bool, typer.Option("--no-browser", help="Only print the address of the page.")] = False
+    save: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Open no page: write view.png, steps.gif, strips.gif, view.txt and view.py into DIR, made where "
+            "missing, and end.",
+            show_default=False,
+        ),
+    ] = None
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="With --save: replace such files in DIR.")] = False
 
 
-def view_fields(o: ExploreOptions) -> dict[str, Any]:
-    """Fields of a `View` that were given, `swept` aside; ValueError where an option cannot be understood."""
-    strip = re.fullmatch(r"(-?\d+):(\d+)", o.strip)
-    if o.strip and not strip:
-        raise ValueError(f"a strip is START:WIDTH in pixels of the networks, such as 28:8, got {o.strip!r}")
-    if o.swept != "all" and not o.swept.isdecimal():
-        raise ValueError(f"swept is a number of masks, or all, got {o.swept!r}")
+def view_fields(options: ExploreOptions) -> dict[str, Any]:
+    """Return the fields of a `View` that were given, `swept` aside; ValueError where an option cannot be understood."""
+    strip = re.fullmatch(r"(-?\d+):(\d+)", options.strip)
+    if options.strip and not strip:
+        raise ValueError(f"a strip is START:WIDTH in pixels of the networks, such as 28:8, got {options.strip!r}")
+    if options.swept != "all" and not options.swept.isdecimal():
+        raise ValueError(f"swept is a number of masks, or all, got {options.swept!r}")
     start, width = map(int, strip.groups()) if strip else (None, None)
     fields = {
-        "place": o.slice,
-        "input": o.input.lower(),
-        "target": o.target.lower(),
+        "place": options.slice,
+        "input": options.input.lower(),
+        "target": options.target.lower(),
         "start": start,
         "width": width,
-        "sampler": o.sampler,
-        "steps": o.steps,
-        "seed": o.seed or None,
+        "sampler": options.sampler,
+        "steps": options.steps,
+        "seed": options.seed or None,
     }
     return {k: v for k, v in fields.items() if v not in (None, "")}
 
 
 def explorer_weights(name: str, input: str) -> str:
-    """Weights for the `Explorer` from any folder: "mmccd" and "masked" stand for all pairs of modalities.
+    """Return the weights of an `Explorer`, as they are understood from any working directory.
 
     Args:
-        name: As given after --weights; a folder that holds a detector comes before a short name.
-        input: Modality, or "".
+        name: as given after --weights; a folder that holds a detector comes before a short name, and the short names
+            of masked methods stand for all pairs of modalities.
+        input: modality, or "".
     """
-    from mmccd.explorer.networks import PACKAGED
-
-    if (Path(name) / "config.json").is_file():
-        return str(Path(name).absolute())
-    return name if name in PACKAGED else packaged_name(name, input or "flair")
+    if folder := absolute_name(name):
+        return folder
+    return name if name in masked_methods() else packaged_name(name, input or "flair")
 
 
-def open_explorer(o: ExploreOptions) -> tuple[Explorer, dict[str, Any]]:
-    """The explorer, and all fields of the view that were given; ValueError for what cannot be shown."""
-    if o.case and (o.kind or o.subject_seed is not None):
+def open_explorer(options: ExploreOptions) -> tuple["Explorer", dict[str, Any]]:
+    """Return the explorer, and all fields of the view that were given; ValueError for what cannot be shown."""
+    if options.case and (options.kind or options.subject_seed is not None):
         raise ValueError("--kind and --subject-seed are for phantoms: leave them out, or CASE")
-    fields, device = view_fields(o), pick_device(o.device)
+    fields, device = view_fields(options), pick_device(options.device)
     from mmccd.explorer.explorer import Explorer
     from mmccd.explorer.subjects import file_subject, phantom_subject
 
-    if o.case:
-        subject = file_subject(o.case.expanduser().absolute(), fields.get("input"))
+    if options.case:
+        subject = file_subject(options.case.expanduser().absolute(), fields.get("input"))
     else:
-        given: dict[str, Any] = {"kind": o.kind or None, "seed": o.subject_seed}
+        given: dict[str, Any] = {"kind": options.kind or None, "seed": options.subject_seed}
         subject = phantom_subject(**{k: v for k, v in given.items() if v is not None})
-    explorer = Explorer(subject, explorer_weights(o.weights, o.input), device)
-    swept = len(explorer.masks(explorer.first_view(**fields))) if o.swept == "all" else int(o.swept)
+    explorer = Explorer(subject, explorer_weights(options.weights, options.input), device)
+    swept = len(explorer.masks(explorer.first_view(**fields))) if options.swept == "all" else int(options.swept)
     if swept:
-        fields |= {"swept": swept, "by_hand": bool(o.strip)}
+        fields |= {"swept": swept, "by_hand": bool(options.strip)}
     explorer.first_view(**fields)  # raises where there is no such view
     return explorer, fields
 
 
-def save_pictures(explorer: Explorer, view: View, o: ExploreOptions) -> None:
-    """Write all pictures of `view`, with a progress bar, and report them as text or JSON."""
+def save_pictures(explorer: "Explorer", view: "View", out: Path, options: ExploreOptions) -> None:
+    """Write all pictures of `view` into a folder, with a progress bar, and report them as text or JSON."""
     from tqdm import tqdm
 
-    assert o.save is not None
     with tqdm(desc="predict", unit="evaluation", disable=None) as bar:
         explorer.on_evaluation = lambda key: bar.update()
-        files = save_view(explorer, view, o.save, o.overwrite)
+        files = save_view(explorer, view, out, options.overwrite)
     scores = explorer.scores(view)
     if scores is not None:
         scores = {k: float(v) if v == v else None for k, v in scores.items()}
@@ -122,12 +170,12 @@ def save_pictures(explorer: Explorer, view: View, o: ExploreOptions) -> None:
         "threshold": view.threshold,
         "calibrated": explorer.threshold(view),
         "words": explorer.describe(view),
-        "folder": str(o.save),
+        "folder": str(out),
         "files": files,
     }
-    put_json(report, o.json)
-    if o.json != "-":
-        print(explorer.describe(view), f"{', '.join(files.values())} in {o.save}", sep="\n")
+    put_json(report, options.json)
+    if options.json != "-":
+        print(explorer.describe(view), f"{', '.join(files.values())} in {out}", sep="\n")
 
 
 def open_page(url: str, browser: bool) -> None:
@@ -139,69 +187,21 @@ def open_page(url: str, browser: bool) -> None:
         webbrowser.open(url)
 
 
-def run_explorer(o: ExploreOptions) -> None:
-    """Save pictures, or serve the page until it is stopped."""
-    check_json(o.json)
-    if o.json and not o.save:
-        raise ValueError("--json reports what was saved: give --save DIR too")
-    port = 0 if o.save else check_server(o.how, o.port)
-    explorer, fields = open_explorer(o)
-    if o.save:
-        return save_pictures(explorer, explorer.first_view(**fields), o)
-    options = {"weights": str(explorer.weights), "device": o.device, "out": os.getcwd()} | fields
-    notebook = explorer_notebook(explorer.subject.call, options, o.how)
-    del explorer  # the kernel behind the page makes its own
-    serve(o.how, notebook, port, lambda url: open_page(url, not o.no_browser))
-
-
-EPILOG = (
-    "Example: mmccd explore CASE --with lab. "
-    "Pictures, no page: mmccd explore CASE --slice 78 --swept all --save pictures"
+@command(
+    ExploreOptions,
+    epilog="Example: mmccd explore CASE --with lab. "
+    "Pictures, no page: mmccd explore CASE --slice 78 --swept all --save pictures",
 )
-HELP = {
-    "case": "Folder of a case, or a NIfTI file.  [default: a phantom]",
-    "slice": "Axial slice.  [default: that with most lesion, else most brain]",
-    "strip": "First hidden column and how many, in pixels of the networks.  [default: through the lesion]",
-    "swept": "Masks of the sweep that are in the map; 0: that strip alone.",
-    "sampler": "Which masks fill the map: fast, paper or 'one by one'.",
-    "weights": "mmccd or masked, which come with the package; or RUN, a folder with config.json.",
-    "how": "What shows the page: Voila (no code on it), JupyterLab or Notebook 7.",
-    "save": "Open no page: write view.png, steps.gif, strips.gif, view.txt and view.py into DIR, made where missing, "
-    "and end.",
-}
-
-
-def integer(metavar: str, help: str, high: int, low: int = 0) -> Any:
-    """A typer option for a whole number whose default stands in its help."""
-    return typer.Option(metavar=metavar, help=help, min=low, max=high, show_default=False)
-
-
-@app.command(epilog=EPILOG)
-def explore(
-    case: Annotated[Path | None, typer.Argument(metavar="[CASE]", help=HELP["case"], show_default=False)] = None,
-    kind: Annotated[
-        str,
-        typer.Option(metavar="glioma|ms|infarct|artefact|healthy", help="Of the phantom.  [default: glioma]"),
-    ] = "",
-    subject_seed: Annotated[int | None, integer("N", "Of the phantom.  [default: 404]", 10**6)] = None,
-    input: Annotated[
-        str, typer.Option(metavar="flair|t1|t2", help="Modality to begin with.  [default: that of the networks]")
-    ] = "",
-    target: Annotated[str, typer.Option(metavar="flair|t1|t2", help="Modality to predict.")] = "",
-    slice: Annotated[int | None, typer.Option(metavar="N", help=HELP["slice"], show_default=False)] = None,
-    strip: Annotated[str, typer.Option(metavar="START:WIDTH", help=HELP["strip"])] = "",
-    swept: Annotated[str, typer.Option(metavar="N|all", help=HELP["swept"])] = "0",
-    sampler: Annotated[str, typer.Option(metavar="NAME", help=HELP["sampler"])] = "fast",
-    steps: Annotated[int | None, integer("N", "Of denoising.  [default: the sampler's]", 100, low=1)] = None,
-    seed: Annotated[int, typer.Option(min=0, max=10**6, help="Seed of the noise: same seed, same result.")] = 0,
-    weights: Annotated[str, typer.Option(metavar="NAME|RUN", help=HELP["weights"])] = "mmccd",
-    device: Device = "auto",
-    how: Annotated[str, typer.Option("--with", metavar="voila|lab|notebook", help=HELP["how"])] = "voila",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Of the page; 0: a free one.")] = 0,
-    no_browser: Annotated[bool, typer.Option("--no-browser", help="Only print the address of the page.")] = False,
-    save: Annotated[Path | None, typer.Option(metavar="DIR", help=HELP["save"], show_default=False)] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="With --save: replace such files in DIR.")] = False,
-    json: Json = "",
-) -> None:
+def explore(options: ExploreOptions) -> None:
     """Hide a part of a slice, watch a network predict it: a page with controls."""
-    run_explorer(ExploreOptions(**locals()))
+    check_json(options.json)
+    if options.json and not options.save:
+        raise ValueError("--json reports what was saved: give --save DIR too")
+    port = 0 if options.save else check_server(options.how, options.port)
+    explorer, fields = open_explorer(options)
+    if options.save:
+        return save_pictures(explorer, explorer.first_view(**fields), options.save, options)
+    arguments = {"weights": str(explorer.weights), "device": options.device, "out": os.getcwd()} | fields
+    notebook = explorer_notebook(explorer.subject.call, arguments, options.how)
+    del explorer  # the kernel behind the page makes its own
+    serve(options.how, notebook, port, lambda url: open_page(url, not options.no_browser))

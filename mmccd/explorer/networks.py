@@ -6,17 +6,15 @@ from typing import cast
 from mmccd.detector import load_detector
 from mmccd.explorer.view import SWEEPS, View
 from mmccd.masked_diffusion import MMCCD, Sampler
-from mmccd.registry import METHODS
-
-PACKAGED = tuple(name for name, method in METHODS.items() if method.masked and method.packaged)
-"""Methods with a masked cycle whose weights come with the package; one name stands for all pairs of modalities."""
+from mmccd.registry import masked_methods
 
 
 def load_masked_detector(weights: str, input: str | None, target: str | None, device: str = "cpu") -> MMCCD:
     """Load a detector with a masked cycle, ready to predict.
 
     Args:
-        weights: A name in `PACKAGED`, or a folder or hub name for `load_detector`.
+        weights: The name of a packaged method that predicts hidden parts, which stands for all pairs of modalities;
+            or a folder or hub name for `load_detector`.
         input: Modality that is given to it, or None for the detector's own pair.
         target: Modality that it predicts.
         device: Where it runs.
@@ -27,7 +25,7 @@ def load_masked_detector(weights: str, input: str | None, target: str | None, de
     Raises:
         ValueError: If there are no such weights, or they have no masked cycle.
     """
-    name = f"{weights}-{input or 'flair'}-{target or 't1'}" if weights in PACKAGED else weights
+    name = f"{weights}-{input or 'flair'}-{target or 't1'}" if weights in masked_methods() else weights
     detector = load_detector(name)
     if not isinstance(detector, MMCCD):
         raise ValueError(
