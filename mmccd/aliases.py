@@ -43,12 +43,13 @@ MOVED: dict[str, dict[str, str]] = {
         "cases.phantoms": "make_subjects",
         "cli.app": "app arguments main show_version",
         "cli.detect": "own_modality=infer_modality pick_detector tell=print_cases",
-        "cli.explore": "asked_view explore explored explorer_weights run_explorer tell_view=print_view",
+        "cli.explore": "asked_view=view_fields explore explored=open_explorer explorer_weights",
         "cli.options": "Device Input Json Seed check_json listed=parse_list put_json slice_range",
         "cli.prepare": "tell_store=print_store",
         "explorer.saving": "SAVED save_view",
         "explorer.server": (
-            "APPS PAGES UPLOAD answers check_app explorer_notebook running serve server_folder server_line"
+            "APPS=SERVERS PAGES UPLOAD=MAX_UPLOAD answers=is_listening check_app=check_server explorer_notebook "
+            "running server_folder=prepare_folder server_line=server_command"
         ),
         "registry": "full_name=packaged_name",
         "runtime": "like_ctrl_c=sigterm_as_interrupt pick_device say",
@@ -90,30 +91,32 @@ MOVED: dict[str, dict[str, str]] = {
         "diffusion": "at=extract signal_left=alphas_cumprod",
     },
     "explore": {
+        "explorer.cache": "Kept=LRUCache",
         "explorer.canvas": (
-            "FOOT GAP GREYS HEAD HOT NOTE PAINTS PALETTE SHADES TITLE Tile draw draw_tile edge fitting "
-            "paint_over palette png_of pure put put_bar shade word"
+            "FOOT=FOOTER GAP GREYS HEAD=HEADER HOT NOTE PAINTS=OVERLAYS PALETTE SHADES TITLE Tile draw draw_tile "
+            "edge=inner_edge fitting=fit_text paint_over=overlay_colours palette=make_palette png_of pure put=paste "
+            "put_bar=draw_bar shade word=text_image"
         ),
+        "explorer.choose": "first_view fit_view=nearest_view",
         "explorer.controls": (
-            "LOOK=STYLE PLAYS WIDE devices knob limits make_box make_knobs make_outputs move move_both"
+            "PLAYS=PLAY_BUTTONS devices=available_devices knob=make_widget limits=control_limits make_box=lay_out "
+            "move=set_slider move_both=set_named_slider"
         ),
-        "explorer.engine": (
-            "Kept=LRUCache all_slices check_place check_view check_way error_of first_view fit_view map_of "
-            "masked_detector pick=pick_explorer_device sampler_of score_words scores_of slice_of sweep_masks "
-            "trace_of"
+        "explorer.describe": (
+            "describe error_words=error_text hidden_words=mask_text is_usual=is_calibrated_map lines_of=python_lines "
+            "map_words=map_text score_words=score_text step_words=step_text"
         ),
         "explorer.explorer": "Explorer",
-        "explorer.panel": (
-            "Panel changed=on_change connect explore fulfil link meet=set_subject meet_again=load_subject "
-            "path_wanted phantom_wanted save_file set_knobs show_lines to_calibrated uploaded"
-        ),
-        "explorer.render": (
-            "describe error_words gif_of hidden_words is_usual=is_calibrated_map judged=evaluated_tile lines_of "
-            "map_scale map_words step_words tiles_of"
-        ),
+        "explorer.markup": "link=download_link",
+        "explorer.networks": "masked_detector=load_masked_detector sampler_of=sampler_for",
+        "explorer.panel": "Panel explore",
+        "explorer.render": "map_scale tiles_of",
         "explorer.subjects": "Subject file_subject phantom_subject upload_subject",
-        "explorer.view": "SWEEPS View cycle_key needed",
-        "explorer.worker": "Latest Stale Wish=RenderRequest wanted_by",
+        "explorer.view": "SWEEPS View cycle_key needed=required_cycles",
+        "explorer.worker": (
+            "Latest=NewestRequestWorker Stale=SupersededError Wish=RenderRequest wanted_by=is_still_needed"
+        ),
+        "runtime": "pick=pick_device",
     },
     "masked_diffusion": {
         "masked_diffusion": (
