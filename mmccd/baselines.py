@@ -199,7 +199,7 @@ class Bottleneck(nn.Module):
         self.first = nn.Conv2d(folded, n[0], 3, padding=1)
         self.down, self.up = (way(k, f, u.c_emb, u.dropout) for k, f in ((n, 0.5), (n[::-1], 2)))
         squeeze, widen = (lambda a, b: nn.Conv2d(a, b, 1)), [8, side, side]
-        self.close = nn.Sequential(
+        self.to_latent = nn.Sequential(
             group_norm(n[-1]),
             nn.SiLU(),
             *(
@@ -208,7 +208,7 @@ class Bottleneck(nn.Module):
                 else (squeeze(n[-1], ends * c.latent),)
             ),
         )
-        self.open = nn.Sequential(
+        self.from_latent = nn.Sequential(
             *(
                 (nn.Linear(c.latent, math.prod(widen)), nn.Unflatten(1, widen), squeeze(8, n[-1]))
                 if c.dense
@@ -230,14 +230,14 @@ class Bottleneck(nn.Module):
         )
         for block in self.down:
             h = block(h, emb)
-        return self.close(h)
+        return self.to_latent(h)
 
     def decode(
         self,
         z: Tensor,  # the numbers in the middle
         label=None,  # (b,) which modality, where it is told
     ) -> Tensor:  # slices (b 1 h w)
-        h, emb = self.open(z), None if label is None else self.label(label)
+        h, emb = self.from_latent(z), None if label is None else self.label(label)
         for block in self.up:
             h = block(h, emb)
         return rearrange(self.last(h), "b (c i j) h w -> b c (h i) (w j)", i=self.stem, j=self.stem)

@@ -37,7 +37,7 @@ def hub(tmp_path, monkeypatch):
     return stand_in
 
 
-@pytest.mark.parametrize("method", ["threshold", "cycle", "mmccd"])
+@pytest.mark.parametrize("method", ["threshold", "mmccd"])
 def test_packaged_folders_load_from_a_hub_id(hub, method):
     "Two files are fetched, and all variants are there, tensors included."
     hub.folders["somebody/weights"] = WEIGHTS / method
