@@ -153,18 +153,21 @@ MOVED: dict[str, dict[str, str]] = {
         "runtime": "counted duration kept_random_state seed_of=derive_seed spread=evenly_spaced",
         "training.callback": "Keeper=TrainingCallback",
         "training.card": "CARD card",
-        "training.checkpoint": "Sealed=ChecksummedCheckpointIO checkpoints keep_newest newest_good saving",
-        "training.data": "store_data",
-        "training.fit": "Fit make_trainer on=make_lightning_module quiet",
+        "training.checkpoint": (
+            "Sealed=ChecksummedCheckpointIO checkpoints keep_newest=remove_older newest_good=newest_intact "
+            "saving=explained_write_errors"
+        ),
+        "training.data": "check_healthy store_data",
+        "training.fit": "Fit=DetectorModule diverged make_trainer quiet=quiet_lightning",
         "training.log": "COLUMNS curve_figure log_text sample_figure save_sample",
         "training.progress": "Progress",
         "training.record": (
-            "OPTIONS RESULT about_run data_record difference for_user open_run read_record read_run write_record"
+            "RESULT=RESULT_FILES about_run=describe_run data_record open_run read_record read_run write_record"
         ),
-        "training.run": "check_healthy check_training finish opening run_fit train",
+        "training.run": "check_training finish opening=opening_lines run_fit train",
         "training_loop": (
-            "Batches PRECISIONS PRESETS ToyCycle ToyCycleConfig TrainConfig batch_indices converged "
-            "describe_data diverged ema_average lr_factor make_config mean_inside=masked_mean shuffled "
+            "Batches OPTIONS PRECISIONS PRESETS ToyCycle ToyCycleConfig TrainConfig batch_indices converged "
+            "describe_data ema_average lr_factor make_config mean_inside=masked_mean shuffled "
             "small_net validate without_labels"
         ),
     },
@@ -186,8 +189,12 @@ def moved_names(module: str) -> dict[str, tuple[str, str]]:
     return found
 
 
-def old_names(module: str) -> Callable[[str], object]:
+def old_names(module: str, depth: int = 0) -> Callable[[str], object]:
     """A `__getattr__` for `module` that finds what moved away and warns about it.
+
+    Args:
+        module: Its name.
+        depth: How many functions stand between Python and this `__getattr__`, so that the warning names the right line.
 
     Raises:
         AttributeError: for a name that the module never had.
@@ -199,7 +206,9 @@ def old_names(module: str) -> Callable[[str], object]:
             raise AttributeError(f"module {module!r} has no attribute {name!r}")
         place, new = names[name]
         warnings.warn(
-            f"{module}.{name} is now {place}.{new}; the old name goes in mmccd {GONE_IN}", FutureWarning, stacklevel=2
+            f"{module}.{name} is now {place}.{new}; the old name goes in mmccd {GONE_IN}",
+            FutureWarning,
+            stacklevel=2 + depth,
         )
         return getattr(importlib.import_module(place), new)
 

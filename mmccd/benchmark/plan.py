@@ -11,7 +11,7 @@ from mmccd.files import write_atomic, writing
 from mmccd.masked_diffusion import SAMPLERS
 from mmccd.phantom import MODALITIES
 from mmccd.registry import METHODS, table_methods
-from mmccd.training.record import difference
+from mmccd.training.record import first_difference
 from mmccd.training_loop import PRESETS, TrainConfig
 
 ROWS = table_methods()
@@ -240,9 +240,9 @@ def write_or_check_plan(plan: Plan, out: Path) -> None:
         old["recipe"] = {RENAMED.get(k, k): v for k, v in old["recipe"].items()}
     except (ValueError, TypeError, KeyError, AttributeError, OSError) as e:
         raise ValueError(f"cannot go on in {out}: its plan.json is damaged; choose another folder") from e
-    if words := difference(old, decided):
+    if change := first_difference(old, decided):
         raise ValueError(
-            f"cannot go on with the benchmark in {out}: {words}; ask for the same, or choose another folder"
+            f"cannot go on with the benchmark in {out}: {change}; ask for the same, or choose another folder"
         )
 
 

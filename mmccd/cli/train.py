@@ -14,18 +14,6 @@ from mmccd.runtime import counted
 if TYPE_CHECKING:
     from mmccd.detector import Detector
 
-SETTINGS = (  # options that are fields of `TrainConfig`
-    "steps",
-    "batch_size",
-    "lr",
-    "precision",
-    "accumulate",
-    "checkpoint_every",
-    "validate_every",
-    "val_slices",
-    "patience",
-)
-
 
 def methods(paired: bool) -> list[Method]:
     """Return the methods that can be trained and go to another modality, or those that do not."""
@@ -192,9 +180,9 @@ def train(options: TrainOptions) -> None:
     from mmccd.registry import new_detector
     from mmccd.training.data import store_data
     from mmccd.training.run import train as fit
-    from mmccd.training_loop import make_config
+    from mmccd.training_loop import OPTIONS, make_config
 
-    config = make_config(options.preset, seed=options.seed, **{k: getattr(options, k) for k in SETTINGS})
+    config = make_config(options.preset, **{k: getattr(options, k) for k in OPTIONS})
     first, fields = check_method(options), detector_fields(options)
     input, target = fields["input"], fields.get("target", "")
     cycle = load_decoder(options.decoder, first.config.input, first.config.target) if options.decoder else None

@@ -1,103 +1,142 @@
-""""""
+"""What happens between the steps: log, validate, save checkpoints, stop. Imports Lightning: import it late."""
 
 import signal
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as L
 
 from mmccd.files import write_atomic
-from mmccd.training.checkpoint import keep_newest, saving
-from mmccd.training.log import log_text, sample_figure, save_sample
+from mmccd.training.checkpoint import checkpoint_path, explained_write_errors, remove_older
+from mmccd.training.data import TrainingData
+from mmccd.training.fit import DetectorModule
+from mmccd.training.log import Row, log_text, sample_figure, save_sample
 from mmccd.training.progress import Progress
-from mmccd.training_loop import converged, lr_factor, validate
+from mmccd.training_loop import TrainConfig, converged, lr_factor, validate
 
 
-class TrainingCallback:
-    "What happens between the steps: log, validate, checkpoint, and stop when asked to. `on` puts Lightning's Callback below it."
+class TrainingCallback(L.Callback):
+    """Logs, validates and saves checkpoints at their steps, and stops the run where its rule or a signal says so.
 
-    def __init__(
-        self,
-        out: Path,  # folder of the run
-        val,  # healthy slices
-        show,  # progress on standard error
-    ):
-        self.out, self.val, self.show, self.asked, self.bar, self.step = out, val, show, False, None, 0
-        self.rows, self.spent, self.pause, self.calibration = [], 0.0, 0.0, None
+    The first SIGINT or SIGTERM lets the current step finish and saves a checkpoint, the second stops at once.
 
-    # what a checkpoint holds of this, beside all that Lightning keeps
-    def state_dict(self):
-        return dict(rows=self.rows, spent=self.seconds, pause=self.pause, calibration=self.calibration)
+    Args:
+        out: Folder of the run.
+        val: Healthy slices to validate on.
+        show: Show progress on standard error.
+    """
 
-    def load_state_dict(self, state):
-        self.__dict__.update(state)
+    def __init__(self, out: Path, val: TrainingData, show: bool) -> None:
+        self.out, self.val, self.show = out, val, show
+        self.step = 0  # optimizer steps done
+        self.rows: list[Row] = []  # of the log
+        self.calibration: dict[str, Any] | None = None  # of the last validation
+        self.validation_seconds = 0.0  # that the last validation took
+        self.earlier_seconds = 0.0  # of the processes before this one
+        self.began = time.perf_counter()
+        self.stop_requested = False
+        self.progress: Progress | None = None
 
     @property
-    def seconds(self):
-        return self.spent + time.perf_counter() - self.began
+    def state_key(self) -> str:  # under which checkpoints hold the state; that of version 0.1, for its checkpoints
+        return "Keeper"
 
-    def on_train_start(self, trainer, fit):
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "rows": self.rows,
+            "spent": self.seconds,
+            "pause": self.validation_seconds,
+            "calibration": self.calibration,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.rows, self.calibration = state_dict["rows"], state_dict["calibration"]
+        self.earlier_seconds, self.validation_seconds = state_dict["spent"], state_dict["pause"]
+
+    @property
+    def seconds(self) -> float:
+        """Time that the run has taken so far, in all its processes."""
+        return self.earlier_seconds + time.perf_counter() - self.began
+
+    def has_converged(self, config: TrainConfig) -> bool:
+        """Does the rule of `patience` end the run here?"""
+        return converged([r["val_loss"] for r in self.rows if "val_loss" in r], config)
+
+    def request_stop(self, *_: object) -> None:
+        """Signal handler: stop after this step, and on a second signal at once."""
+        if self.stop_requested:
+            raise KeyboardInterrupt
+        self.stop_requested = True
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, DetectorModule)
         self.began, self.step = time.perf_counter(), trainer.global_step
-        self.bar = Progress(fit.settings.steps, self.step, self.show)
+        self.progress = Progress(pl_module.config.steps, self.step, self.show)
         if not self.step:
-            self.note(trainer, fit, self.check(fit))
-        trainer.should_stop = self.enough(fit)  # killed after its last checkpoint
-        with suppress(ValueError):  # only the main thread may
+            self.write_row(trainer, pl_module, validated=True)
+        trainer.should_stop = self.has_converged(pl_module.config)  # killed between its last checkpoint and its end
+        with suppress(ValueError):  # only the main thread may set signals
             for name in (signal.SIGINT, signal.SIGTERM):
                 if signal.getsignal(name) != signal.SIG_IGN:
-                    signal.signal(name, self.ask)
+                    signal.signal(name, self.request_stop)
 
-    def enough(self, fit):
-        return converged([r["val_loss"] for r in self.rows if "val_loss" in r], fit.settings)
-
-    def ask(self, *_):  # the first time: stop after this step; the second time: now
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
-
-    def check(self, fit):
-        start, detector = time.perf_counter(), fit.ema.module
-        found = validate(detector, self.val, fit.settings, step=self.step)
+    def validate(self, module: DetectorModule) -> Row:
+        """Validation loss and threshold of the averaged weights; saves a sample picture, and the weights so far."""
+        start, detector = time.perf_counter(), module.averaged
+        found = validate(detector, self.val, module.config, step=self.step)
         self.calibration = detector.calibration
-        with saving(self.out):
+        with explained_write_errors(self.out):
             save_sample(sample_figure(detector, self.val, f"step {self.step}"), self.out, self.step)
             if self.step:
                 detector.save_pretrained(self.out)
-        self.pause = time.perf_counter() - start
+        self.validation_seconds = time.perf_counter() - start
         return found
 
-    def note(self, trainer, fit, found):
-        c, losses = fit.settings, fit.losses
-        made = (
-            dict(
-                loss=float(sum(losses) / len(losses)), lr=c.lr * lr_factor(self.step - 1, c), grad_norm=float(fit.norm)
-            )
-            if losses
-            else {}
-        )
-        self.rows.append(
-            dict(step=self.step, samples=self.step * c.batch_size) | made | found | dict(seconds=round(self.seconds, 2))
-        )
-        fit.losses = []
-        with saving(self.out):
+    def write_row(self, trainer: L.Trainer, module: DetectorModule, validated: bool) -> None:
+        """Add a line to the log, validating first if it is time, and write the log anew."""
+        found = self.validate(module) if validated else {}
+        c, losses = module.config, module.losses
+        row: Row = {"step": self.step, "samples": self.step * c.batch_size}
+        if losses:
+            row |= {
+                "loss": float(sum(losses) / len(losses)),
+                "lr": c.lr * lr_factor(self.step - 1, c),
+                "grad_norm": float(module.grad_norm),
+            }
+        self.rows.append(row | found | {"seconds": round(self.seconds, 2)})
+        module.losses = []
+        with explained_write_errors(self.out):
             write_atomic(self.out / "log.csv", log_text(self.rows).encode())
         if trainer.logger:
             trainer.logger.log_metrics({k: v for k, v in self.rows[-1].items() if k != "step"}, self.step)
 
-    def on_train_batch_end(self, trainer, fit, outputs, batch, batch_idx):
+    def save_checkpoint(self, trainer: L.Trainer) -> None:
+        """Save a checkpoint, then make room."""
+        path = checkpoint_path(self.out, self.step)
+        with explained_write_errors(self.out):
+            trainer.save_checkpoint(path)
+            remove_older(self.out, path)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        assert isinstance(pl_module, DetectorModule)
         if trainer.global_step == self.step:
-            return  # this batch is worked off in pieces, and more are to come
-        self.step, c, due = (
-            trainer.global_step,
-            fit.settings,
-            lambda every: self.step % every == 0 or self.step == c.steps,
-        )
-        if logs := due(c.log_every) or due(c.validate_every):
-            self.note(trainer, fit, self.check(fit) if due(c.validate_every) else {})
-        stop = self.asked or self.enough(fit)  # decided once: a signal from here on is for the next step
+            return  # a piece of an accumulated batch, and more are to come
+        self.step, c = trainer.global_step, pl_module.config
+
+        def due(every: int) -> bool:
+            return self.step % every == 0 or self.step == c.steps
+
+        logged = due(c.log_every) or due(c.validate_every)
+        if logged:
+            self.write_row(trainer, pl_module, validated=due(c.validate_every))
+        stop = self.stop_requested or self.has_converged(c)  # decided once: a later signal is for the next step
         if due(c.checkpoint_every) or stop:
-            path = self.out / "checkpoints" / f"step-{self.step:07d}.ckpt"
-            with saving(self.out):
-                trainer.save_checkpoint(path)
-                keep_newest(self.out, path)
-        self.bar.step(self.step, logs and self.rows[-1], self.pause * ((c.steps - self.step) // c.validate_every + 1))
+            self.save_checkpoint(trainer)
+        if self.progress:
+            validations_left = (c.steps - self.step) // c.validate_every + 1
+            self.progress.step(self.step, self.rows[-1] if logged else None, self.validation_seconds * validations_left)
         trainer.should_stop = stop

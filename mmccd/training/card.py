@@ -1,8 +1,11 @@
-""""""
+"""The README of a run folder: what a stranger has to know before using the weights in it."""
+
+from collections.abc import Mapping
+from typing import Any
 
 from mmccd.runtime import counted, duration
 
-CARD = """# {about[detector]}, {way}
+CARD = """# {about[detector]}, {modalities}
 
 **For research and teaching, not a medical device.**
 
@@ -11,39 +14,46 @@ CARD = """# {about[detector]}, {way}
 | learned from | {about[data][what]} |
 | validated and calibrated on | {about[validation][what]} |
 | steps, samples | {work}, {samples} ({passes:.1f} passes over the data) |
-| settings | seed {t[seed]}, AdamW {t[lr]:g}, precision {t[precision]}, average {t[ema]}; all of them in train.json |
-| loss | training {last[loss]:.4g}; validation {first[val_loss]:.4g} before, {last[val_loss]:.4g} after ([curve](curve.png), log.csv) |
-| threshold | {h[threshold]:.4g}; {h[fpr_reached]:.2%} of the brain of {judged} lies above it |
+| settings | {settings} |
+| loss | {loss} |
+| threshold | {threshold} |
 | made | {date} on {device}, torch {torch}, {took} |
 
-Weights: model.safetensors, the moving average of those of the last steps. Use: `mmccd detect CASE --weights THIS_FOLDER --out results`.
+Weights: model.safetensors, the moving average of those of the last steps.
+Use: `mmccd detect CASE --weights THIS_FOLDER --out results`.
 
-Limits: it knows what it was shown. Other scanners, sequences and ages, and other ways of scaling brightness, are unknown to it, and
-what is unknown it calls abnormal. The threshold keeps its promise on average over healthy slices like those above, not for a
-single brain. Healthy slices of patients are not healthy people. Lesion labels served only to leave out slices that show lesion; no network saw one.
+Limits: scanners, sequences, ages and ways of scaling brightness that are not in the training data are unknown to this
+detector, and what is unknown to it gets a high score. The false-positive rate of the threshold holds on average over
+healthy slices like those above, not for a single brain. Healthy slices of patients are not healthy people.
+Lesion labels served only to leave out slices that show lesion; no network saw one.
 """
 
 
-def card(
-    record: dict,  # of the run, with its result
-    calibration: dict,  # of the detector
-    first: dict,  # line of the log before the first step
-) -> str:  # Markdown
-    "What a stranger must know before using these weights."
+def card(record: Mapping[str, Any], calibration: Mapping[str, Any], first_row: Mapping[str, Any]) -> str:
+    """The card of a run in Markdown.
+
+    Args:
+        record: Of the run, with its result.
+        calibration: Of the trained detector.
+        first_row: Line of the log before the first step.
+    """
     about, last = record["about"], record["result"]
-    c, t, passes = about["config"], about["training"], last["samples"] / about["data"]["slices"]
-    work = f"{counted(last['step'], 'step')} of {counted(t['batch_size'], 'slice')}{' (the way there; the way back was taken from another run)' * bool(c.get('frozen_decoder'))}"
+    config, training = about["config"], about["training"]
+    work = f"{counted(last['step'], 'step')} of {counted(training['batch_size'], 'slice')}"
+    if config.get("frozen_decoder"):
+        work += " (from input to target only: the decoder, from target back to input, was taken from another run)"
+    validation_slices = counted(calibration["slices"], "validation slice")
     return CARD.format(
         **record,
-        last=last,
-        first=first,
-        c=c,
-        way=" to ".join(c[k] for k in ("input", "target") if k in c),
-        t=t,
-        passes=passes,
-        h=calibration,
-        took=duration(last["seconds"]),
+        modalities=" to ".join(config[k] for k in ("input", "target") if k in config),
         work=work,
         samples=counted(last["samples"], "sample"),
-        judged=counted(calibration["slices"], "validation slice"),
+        passes=last["samples"] / about["data"]["slices"],
+        settings=f"seed {training['seed']}, AdamW {training['lr']:g}, precision {training['precision']}, "
+        f"average {training['ema']}; all of them in train.json",
+        loss=f"training {last['loss']:.4g}; validation {first_row['val_loss']:.4g} before, "
+        f"{last['val_loss']:.4g} after ([curve](curve.png), log.csv)",
+        threshold=f"{calibration['threshold']:.4g}; {calibration['fpr_reached']:.2%} of the brain of "
+        f"{validation_slices} lies above it",
+        took=duration(last["seconds"]),
     )

@@ -1,47 +1,78 @@
-""""""
+"""Checkpoints of a run: written whole or not at all, checked when they are read, and never a way to run stored code."""
 
 import hashlib
 import io
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from mmccd.files import write_durably
 
+DIGEST = hashlib.sha256().digest_size  # bytes of the checksum at the end of a checkpoint
+
 
 class ChecksummedCheckpointIO:
-    "Lightning's checkpoints as files that end in the SHA-256 of all before; numbers and plain containers only."
+    """Reads and writes checkpoints: PyTorch's format, then the SHA-256 of all bytes before it.
 
-    def save_checkpoint(self, checkpoint, path, storage_options=None):
+    It has the methods of Lightning's `CheckpointIO` and does not import Lightning, which takes seconds.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Write a checkpoint durably: after a power cut the file is whole, or was never touched."""
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
-        write_durably(Path(path), buffer.getvalue() + hashlib.sha256(buffer.getbuffer()).digest())
+        content = buffer.getvalue()
+        write_durably(Path(path), content + hashlib.sha256(content).digest())
 
-    def load_checkpoint(self, path, map_location=None, weights_only=True):
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = None, weights_only: bool | None = True
+    ) -> dict[str, Any]:
+        """Read a checkpoint: numbers and plain containers only, whatever `weights_only` says.
+
+        Raises:
+            ValueError: The checksum does not fit.
+            OSError: The file cannot be read.
+            pickle.UnpicklingError: It holds something else than numbers and plain containers.
+        """
         content = Path(path).read_bytes()
-        if hashlib.sha256(content[:-32]).digest() != content[-32:]:
+        body, digest = content[:-DIGEST], content[-DIGEST:]
+        if hashlib.sha256(body).digest() != digest:
             raise ValueError(f"{path} is cut off or damaged")
-        return torch.load(
-            io.BytesIO(content[:-32]), map_location=map_location or "cpu", weights_only=True
-        )  # never runs stored code
+        return torch.load(io.BytesIO(body), map_location=map_location or "cpu", weights_only=True)
 
-    def remove_checkpoint(self, path):
+    def remove_checkpoint(self, path: str | Path) -> None:
+        """Delete a checkpoint, if it is there."""
         Path(path).unlink(missing_ok=True)
 
 
-def checkpoints(
-    out: Path,  # folder of a run
-) -> list[Path]:  # oldest first
-    "The checkpoints of a run."
+def checkpoint_path(out: Path, step: int) -> Path:
+    """Where the checkpoint after `step` steps lies in a run folder."""
+    return out / "checkpoints" / f"step-{step:07d}.ckpt"
+
+
+def checkpoint_step(path: Path) -> int:
+    """How many steps were done when this checkpoint was written."""
+    return int(path.stem.removeprefix("step-"))
+
+
+def checkpoints(out: Path) -> list[Path]:
+    """The checkpoints in a run folder, oldest first."""
     return sorted((out / "checkpoints").glob("step-" + "[0-9]" * 7 + ".ckpt"))
 
 
-def newest_good(
-    out: Path,  # folder of a run
-    warn=print,  # is given one sentence where a checkpoint is damaged
-) -> Path | None:  # None: there is no checkpoint yet
-    "The newest checkpoint that is whole."
+def newest_intact(out: Path, warn: Callable[[str], object]) -> Path | None:
+    """The newest checkpoint in a run folder that is whole; None if there is none yet.
+
+    Args:
+        out: Folder of the run.
+        warn: Is given one sentence for each damaged checkpoint that is passed over.
+
+    Raises:
+        ValueError: A checkpoint cannot be read though it may be whole, or all of them are damaged.
+    """
     found = checkpoints(out)
     for path in reversed(found):
         try:
@@ -50,20 +81,23 @@ def newest_good(
             raise ValueError(
                 f"Cannot read {path}: {e.strerror or e}; put that right, or delete it to go on from what was before it."
             ) from e
-        except Exception:
+        except Exception:  # a checksum that does not fit, or anything that PyTorch raises for what it cannot read
             if path != found[0]:
                 warn(f"{path} is cut off or damaged; going on from the checkpoint before it.")
         else:
             return path
     if found:
         raise ValueError(f"Cannot go on in {out}: none of its checkpoints can be read; start again in another folder.")
+    return None
 
 
 @contextmanager
-def saving(
-    out,  # folder of the run
-):
-    "Turn what the system says when writing fails into one sentence."
+def explained_write_errors(out: Path) -> Generator[None]:
+    """Turn an error of the system while writing into a run folder into one sentence that says how to go on.
+
+    Raises:
+        ValueError: Instead of an OSError.
+    """
     try:
         yield
     except OSError as e:
@@ -73,11 +107,7 @@ def saving(
         ) from e
 
 
-def keep_newest(
-    out: Path,  # folder of the run
-    path: Path,  # the checkpoint just written
-    n: int = 2,  # how many stay
-):
-    "Remove what is older than the last checkpoints."
-    for old in [p for p in checkpoints(out) if p.name <= path.name][:-n]:
+def remove_older(out: Path, newest: Path, keep: int = 2) -> None:
+    """Delete all checkpoints of a run but the `keep` last ones up to `newest`; what is newer is left alone."""
+    for old in [p for p in checkpoints(out) if p.name <= newest.name][:-keep]:
         old.unlink()

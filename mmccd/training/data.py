@@ -1,17 +1,59 @@
-""""""
+"""What is trained on: the form that data sets have, the two sets of a store, and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import torch
+
+    from mmccd.cases.store import SliceDataset
+
+
+class TrainingData(Protocol):
+    """Slices to train or validate on, such as the data sets of a store.
+
+    Where a data set has them, `ids` (whose slices these are), `rows` (area of the lesion in each slice), `recipe` (how
+    they were prepared) and `describe()` (in words) are used to refuse mistakes and for the record.
+    """
+
+    def __len__(self) -> int:
+        """Number of slices."""
+        ...
+
+    def batch(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
+        """Some slices: a tensor (b 1 h w) for each modality and, as bool, `"brain"` and perhaps `"lesion"`."""
+        ...
 
 
 def store_data(
-    store,  # path or URL of a store made by `prepare`
-    input: str,  # modality
-    target: str,  # modality; "" for what looks at one only
-    val=0.1,  # share of the subjects to validate on, where there are no lists
-    train_list=None,  # file with the names to learn from
-    val_list=None,  # file with the names to validate on
-    seed: int = 0,  # of the split
-    modalities=(),  # which to load; (): input and target
-) -> tuple:  # (data to learn from, data to validate on): healthy slices only
-    "Two data sets without a subject in common."
+    store: str | Path,
+    input: str,
+    target: str,
+    val: float = 0.1,
+    train_list: str | Path | None = None,
+    val_list: str | Path | None = None,
+    seed: int = 0,
+    modalities: Sequence[str] = (),
+) -> tuple[SliceDataset, SliceDataset]:
+    """Healthy slices of a store to train on, and those of other subjects to validate on.
+
+    Args:
+        store: Path or URL of a store made by `prepare`.
+        input: Modality that the detector takes.
+        target: Modality that it translates to; `""` for methods with one modality.
+        val: Share of the subjects to validate on, or how many if 1 or more; not used with lists.
+        train_list: File with the names of the cases to train on, one a line.
+        val_list: File with the names of the cases to validate on.
+        seed: Of the split.
+        modalities: Which to load; none means input and target.
+
+    Raises:
+        ValueError: The two modalities are the same, the lists or the split leave nothing to train or validate on, or
+            the store cannot be used.
+    """
     from mmccd.cases.store import SliceStore
     from mmccd.cases.subjects import split_from_lists, split_subjects
     from mmccd.errors import display_name
@@ -22,24 +64,57 @@ def store_data(
         raise ValueError("give both --train-list and --val-list, or neither")
     if train_list is None and not val:
         raise ValueError("--val must leave at least one subject to validate on")
-    found = SliceStore(store)
-    able = sorted({r.id for r in found.table if not r.lesion_cm2})  # where it is not known, `dataset` says so
-    if not able:
+    slices = SliceStore(store)
+    healthy = sorted({r.id for r in slices.table if not r.lesion_cm2})  # not known counts: `dataset` explains it
+    if not healthy:
         raise ValueError(
-            f"there is no healthy slice in {display_name(store)}: all show lesion; prepare more cases, or wider --slices"
+            f"there is no healthy slice in {display_name(store)}: all show lesion; prepare more cases, "
+            "or wider --slices"
         )
-    parts = (
-        split_from_lists(found.ids, train=train_list, val=val_list)
-        if train_list
-        else split_subjects(able, val=val, seed=seed)
-    )
-    for name, what in (("train", "training"), ("val", "validation")):
-        parts[name] = [i for i in parts[name] if i in able]
-        if not parts[name]:
+    if train_list:
+        parts = split_from_lists(slices.ids, train=train_list, val=val_list)
+    else:
+        parts = split_subjects(healthy, val=val, seed=seed)
+
+    def healthy_part(name: str, purpose: str) -> SliceDataset:
+        ids = [i for i in parts[name] if i in healthy]
+        if not ids:
             raise ValueError(
-                f"no subject for {what} has a healthy slice: choose a larger --val, another --seed, or other lists"
+                f"no subject for {purpose} has a healthy slice: choose a larger --val, another --seed, or other lists"
             )
-    return tuple(
-        found.dataset(parts[name], list(modalities) or [m for m in (input, target) if m], tumour_free=True)
-        for name in ("train", "val")
-    )
+        return slices.dataset(ids, list(modalities) or [m for m in (input, target) if m], tumour_free=True)
+
+    return healthy_part("train", "training"), healthy_part("val", "validation")
+
+
+def subjects_of(data: TrainingData) -> set[str]:
+    """The subjects of a data set; a subject may have several cases. Empty where the data set does not know."""
+    from mmccd.cases.subjects import subject_of
+
+    return {subject_of(str(i)) for i in getattr(data, "ids", ())}
+
+
+def check_healthy(data: TrainingData, val: TrainingData) -> None:
+    """Refuse slices with lesion, and subjects that are in both sets, as far as the data sets know.
+
+    Raises:
+        ValueError: A slice shows lesion or may do so, or a subject is in both sets.
+    """
+    for purpose, part in (("training", data), ("validation", val)):
+        for row in getattr(part, "rows", ()):
+            area = getattr(row, "lesion_cm2", 0.0)
+            if area is None:
+                raise ValueError(
+                    f"a slice of {row.id} for {purpose} is not known to be healthy: prepare it with a segmentation, "
+                    "or with --assume-healthy if it is"
+                )
+            if area:
+                raise ValueError(
+                    f"a slice of {row.id} for {purpose} shows lesion: train and validate on healthy slices only "
+                    "(tumour_free=True)"
+                )
+    if both := subjects_of(data) & subjects_of(val):
+        raise ValueError(
+            f"{min(both)} is among the subjects for training and for validation: split by subject "
+            "(mmccd.cases.subjects.split_subjects)"
+        )

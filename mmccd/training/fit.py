@@ -1,125 +1,147 @@
-""""""
+"""Any detector as a LightningModule, and the Trainer for it. Imports Lightning, which takes seconds: import it late."""
 
+import logging
 import signal
+import warnings
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
+import lightning.pytorch as L
 import torch
-from torch import nn
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins.environments import LightningEnvironment
+from lightning.pytorch.plugins.io import CheckpointIO
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from mmccd.detector import Detector
 from mmccd.runtime import derive_seed, kept_random_state
 from mmccd.training.checkpoint import ChecksummedCheckpointIO
-from mmccd.training_loop import PRECISIONS, Batches, diverged, ema_average, lr_factor
+from mmccd.training.data import TrainingData
+from mmccd.training_loop import PRECISIONS, Batches, TrainConfig, ema_average, lr_factor
+from mmccd.weights.renames import current_tensor_name
 
 
-class Fit:
-    "Any `Detector` as a LightningModule: its loss, its optimizer, its average. Lightning's class is put below it by `on`."
+class LightningCheckpointIO(ChecksummedCheckpointIO, CheckpointIO):
+    """Our checkpoints as the plugin that Lightning wants."""
 
-    def __init__(
-        self,
-        detector: Detector,  # with a `loss`
-        data,  # has `len` and `batch(indices)`
-        config,  # a `TrainConfig`
-    ):
-        from torch.optim.swa_utils import AveragedModel
 
+def diverged(quantity: str, value: Tensor, step: int) -> ValueError:
+    """The error for a training whose loss or gradient (`quantity`) is not finite at `step`, counted from 0."""
+    return ValueError(
+        f"the {quantity} is {value.item()} at step {step}, so this training has diverged: start it again in another "
+        "folder with a lower learning rate (--lr)"
+    )
+
+
+class DetectorModule(L.LightningModule):
+    """The loss of a detector, its optimizer and its moving average, as Lightning's hooks.
+
+    Args:
+        detector: Has a `loss`; it is trained in place.
+        data: What to train on.
+        config: All settings.
+    """
+
+    def __init__(self, detector: Detector, data: TrainingData, config: TrainConfig) -> None:
         super().__init__()
-        self.detector, self.data, self.settings, self.norm, self.losses = detector, data, config, 0.0, []
+        self.detector, self.data, self.config = detector, data, config
+        self.grad_norm: Tensor | float = 0.0
+        self.losses: list[Tensor] = []  # since the last line of the log
         self.ema = AveragedModel(detector, avg_fn=partial(ema_average, decay=config.ema))  # part of every checkpoint
 
-    def train_dataloader(self):
-        return Batches(self.data, self.settings, self.trainer.global_step)
+    @property
+    def averaged(self) -> Detector:
+        """The detector with the averaged weights."""
+        averaged = self.ema.module
+        assert isinstance(averaged, Detector)
+        return averaged
 
-    def configure_optimizers(self):
-        c = self.settings
+    def train_dataloader(self) -> Batches:
+        return Batches(self.data, self.config, self.trainer.global_step)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        c = self.config
         optimizer = torch.optim.AdamW(self.detector.parameters(), lr=c.lr, weight_decay=c.weight_decay)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(lr_factor, config=c))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def training_step(self, batch, batch_idx):
-        step, piece, batch = batch
-        torch.manual_seed(seed := derive_seed(self.settings.seed, "step", step, piece))  # dropout
-        loss = self.detector.loss(batch, torch.Generator(self.device).manual_seed(seed))
+    def training_step(self, batch: tuple[int, int, dict[str, Tensor]], batch_idx: int) -> Tensor:
+        step, piece, slices = batch
+        seed = derive_seed(self.config.seed, "step", step, piece)
+        torch.manual_seed(seed)  # for dropout, which takes no generator
+        loss = self.detector.loss(slices, torch.Generator(self.device).manual_seed(seed))
         if not loss.isfinite():
             raise diverged("loss", loss, step)
         self.losses.append(loss.detach())
         return loss
 
-    def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None):
-        self.norm = nn.utils.clip_grad_norm_(self.detector.parameters(), self.settings.clip)
-        if self.settings.precision != "fp16" and not self.norm.isfinite():  # fp16 skips such a step by itself
-            raise diverged("gradient", self.norm, self.trainer.global_step)
+    def configure_gradient_clipping(self, *args: Any, **kwargs: Any) -> None:
+        self.grad_norm = nn.utils.clip_grad_norm_(self.detector.parameters(), self.config.clip)
+        if self.config.precision != "fp16" and not self.grad_norm.isfinite():  # fp16 skips such a step by itself
+            raise diverged("gradient", self.grad_norm, self.trainer.global_step)
 
-    def optimizer_step(self, *args, **kwargs):
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
         self.ema.update_parameters(self.detector)
 
-    # losses since the last line of the log
-    def on_save_checkpoint(self, checkpoint):
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["losses"] = [v.item() for v in self.losses]
 
-    def on_load_checkpoint(self, checkpoint):
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.losses = [torch.tensor(v) for v in checkpoint["losses"]]
-
-
-def make_lightning_module(
-    base,  # a class of Lightning
-    cls,  # a class of ours
-) -> type:
-    "Put `cls` on top of `base`: Lightning takes seconds to import, so nothing here names it before it is used."
-    return type(cls.__name__, (cls, base), {})
+        known = self.state_dict().keys()
+        stored = checkpoint["state_dict"].items()  # perhaps of an earlier version; Lightning loads it after this
+        checkpoint["state_dict"] = {k if k in known else current_tensor_name(k): v for k, v in stored}
 
 
 @contextmanager
-def quiet():
-    "Lightning greets, advises and sums up; all that matters is said here in other words. Signals and random state are as before afterwards."
-    import logging
-    import warnings
-
-    names, signals = ("lightning.pytorch", "lightning.fabric"), (signal.SIGINT, signal.SIGTERM)
-    levels, handlers = [logging.getLogger(n).level for n in names], [signal.getsignal(s) for s in signals]
-    for n in names:
-        logging.getLogger(n).setLevel(logging.ERROR)
+def quiet_lightning() -> Generator[None]:
+    """Keep Lightning's greetings, advice and warnings out; signals and random state are afterwards as before."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    handlers = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings(), kept_random_state():
             for module in ("lightning", "torch.optim.lr_scheduler"):
                 warnings.filterwarnings("ignore", module=module)
             yield
     finally:
-        for n, level in zip(names, levels):
-            logging.getLogger(n).setLevel(level)
-        with suppress(ValueError):
-            for s, handler in zip(signals, handlers):
-                signal.signal(s, handler)
+        for logger, level in zip(loggers, levels):
+            logger.setLevel(level)
+        with suppress(ValueError):  # only the main thread may set signals
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
 
 
-def make_trainer(
-    out: Path,  # folder of the run
-    config,  # a `TrainConfig`
-    device: str,  # cpu, cuda or mps
-    keeper,  # a `Keeper` on Lightning's Callback
-):  # Lightning's Trainer
-    "Lightning does the loop, the device, the precision and the state of all its parts; what this course explains it leaves to us."
-    from importlib.util import find_spec
+def make_trainer(out: Path, config: TrainConfig, device: str, callback: L.Callback) -> L.Trainer:
+    """Lightning's Trainer for a run: loop, device, precision and accumulation; all else is in `callback`.
 
-    import lightning.pytorch as L
-    from lightning.pytorch.plugins.environments import LightningEnvironment
-    from lightning.pytorch.plugins.io import CheckpointIO
-
-    board = L.loggers.TensorBoardLogger(out, name="", version="tensorboard") if find_spec("tensorboard") else False
+    Args:
+        out: Folder of the run; TensorBoard's files go there too, if it is installed.
+        config: All settings.
+        device: cpu, cuda or mps.
+        callback: A `TrainingCallback`.
+    """
+    board = TensorBoardLogger(out, name="", version="tensorboard") if find_spec("tensorboard") else False
     return L.Trainer(
         accelerator={"cuda": "gpu"}.get(device, device),
         devices=1,
-        precision=PRECISIONS[config.precision],
+        precision=PRECISIONS[config.precision],  # pyrefly: ignore[bad-argument-type]
         max_steps=config.steps,
         max_epochs=-1,
         accumulate_grad_batches=config.accumulate,
-        callbacks=[keeper],
+        callbacks=[callback],
         logger=board,
         default_root_dir=out,
-        plugins=[make_lightning_module(CheckpointIO, ChecksummedCheckpointIO)(), LightningEnvironment()],
+        plugins=[LightningCheckpointIO(), LightningEnvironment()],
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,

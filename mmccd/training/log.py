@@ -1,6 +1,10 @@
-""""""
+"""The log of a run: its lines as CSV, its curve, and the sample pictures of each validation."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -8,62 +12,26 @@ from mmccd.detector import Detector
 from mmccd.runtime import evenly_spaced
 from mmccd.training_loop import without_labels
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-def sample_figure(
-    detector: Detector,  # the averaged one
-    val,  # validation slices
-    title=None,  # a line above
-    n: int = 4,  # how many slices
-):  # matplotlib figure
-    "Input, target, prediction and map of the same few slices, on the same fixed scales every time."
-    from mmccd.viz import show_rows
-
-    batch, c = without_labels(val.batch(evenly_spaced(len(val), n)), detector.device), detector.config
-    generator = torch.Generator(detector.device).manual_seed(0)
-    rows = {f"input {c.input}": batch[c.input]}
-    if hasattr(detector, "translate"):
-        with torch.no_grad():
-            rows |= {
-                f"target {c.target}": batch[c.target],
-                "prediction": torch.where(
-                    batch["brain"], detector.translate(batch[c.input], batch["brain"], generator), -1.0
-                ),
-            }
-    if hasattr(detector, "reconstruct"):
-        with torch.no_grad():
-            rows |= {"given back": detector.reconstruct(batch[c.input], batch["brain"], generator)}
-    rows["map"] = detector.anomaly_map(batch[c.input], batch["brain"], generator)
-    top = [1.0] * (len(rows) - 1) + [getattr(detector, "map_top", 1.0)]
-    return show_rows(
-        list(rows.values()),
-        row_titles=list(rows),
-        vmin=[-1.0] * (len(rows) - 1) + [0.0],
-        vmax=top,
-        cmap=["gray"] * (len(rows) - 1) + ["inferno"],
-        label=["normalised"] * (len(rows) - 1) + ["score"],
-        title=title,
-        width=1.2 + 1.45 * n,
-    )
-
+    from mmccd.training.data import TrainingData
 
 COLUMNS = ("step", "samples", "loss", "lr", "grad_norm", "val_loss", "threshold", "seconds")
+Row = dict[str, Any]  # a line of the log: some of COLUMNS
 
 
-def log_text(
-    rows,  # dicts with some of `COLUMNS`
-) -> str:  # CSV
-    "The log as it lies in the run folder; numbers are written so that nothing is lost."
+def log_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The log as CSV; numbers are written with all their digits, and what a line does not have stays empty."""
 
-    def line(r):
-        return ",".join("" if r.get(c) is None else repr(r[c]) for c in COLUMNS)
+    def line(row: Mapping[str, Any]) -> str:
+        return ",".join("" if row.get(c) is None else repr(row[c]) for c in COLUMNS)
 
     return "\n".join([",".join(COLUMNS), *map(line, rows)]) + "\n"
 
 
-def curve_figure(
-    rows,  # of the log
-):  # matplotlib figure
-    "Training and validation loss over the steps, and the learning rate below."
+def curve_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """Training and validation loss over the steps, with the learning rate below, from the lines of the log."""
     from matplotlib.ticker import LogLocator
 
     from mmccd.viz import OKABE_ITO, Sheet
@@ -71,7 +39,7 @@ def curve_figure(
     sheet = Sheet(7, 3.4)
     top, low = sheet.subplots(2, 1, sharex=True, height_ratios=[3, 1])
 
-    def column(name):
+    def column(name: str) -> list[list[float]]:
         return [[r[k] for r in rows if r.get(name) is not None] for k in ("step", name)]
 
     top.plot(*column("loss"), color=OKABE_ITO["blue"], lw=1.2, label="training")
@@ -86,12 +54,41 @@ def curve_figure(
     return sheet
 
 
-def save_sample(
-    figure,  # of the samples
-    out: Path,  # folder of the run
-    step: int,  # when
-):
-    "One picture a validation."
+@torch.no_grad()
+def sample_rows(detector: Detector, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What a sample picture shows, row by row: input, target and prediction or reconstruction, map; each (b 1 h w)."""
+    x, brain = batch[detector.config.input], batch["brain"]
+    generator = torch.Generator(detector.device).manual_seed(0)
+    rows = {f"input {detector.config.input}": x}
+    translate, reconstruct = (getattr(detector, name, None) for name in ("translate", "reconstruct"))
+    if translate:
+        rows[f"target {detector.config.target}"] = batch[detector.config.target]
+        rows["prediction"] = torch.where(brain, translate(x, brain, generator), -1.0)
+    if reconstruct:
+        rows["reconstruction"] = reconstruct(x, brain, generator)
+    return rows | {"map": detector.anomaly_map(x, brain, generator)}
+
+
+def sample_figure(detector: Detector, val: TrainingData, title: str | None = None, n: int = 4) -> Figure:
+    """`sample_rows` of `n` validation slices: always the same slices, the same noise and the same fixed scales."""
+    from mmccd.viz import show_rows
+
+    rows = sample_rows(detector, without_labels(val.batch(evenly_spaced(len(val), n)), detector.device))
+    images = len(rows) - 1  # all but the map
+    return show_rows(
+        list(rows.values()),
+        row_titles=list(rows),
+        vmin=[-1.0] * images + [0.0],
+        vmax=[1.0] * images + [getattr(detector, "map_top", 1.0)],
+        cmap=["gray"] * images + ["inferno"],
+        label=["normalised"] * images + ["score"],
+        title=title,
+        width=1.2 + 1.45 * n,
+    )
+
+
+def save_sample(figure: Figure, out: Path, step: int) -> None:
+    """Save the sample picture of the validation after `step` steps into a run folder."""
     from mmccd.viz import save_png
 
     save_png(figure, out / "samples" / f"step-{step:07d}.png", dpi=80)

@@ -1,23 +1,30 @@
-""""""
+"""What decides how a run ends, written down before it starts, and compared when it is to go on."""
+
+from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from mmccd.detector import Detector, fingerprint
 from mmccd.files import write_durably
-from mmccd.runtime import evenly_spaced
-from mmccd.training.checkpoint import newest_good, saving
-from mmccd.training_loop import TrainConfig, describe_data, without_labels
+from mmccd.runtime import evenly_spaced, say
+from mmccd.training.checkpoint import explained_write_errors, newest_intact
+from mmccd.training.data import TrainingData
+from mmccd.training_loop import OPTIONS, TrainConfig, describe_data, without_labels
 from mmccd.weights.renames import current_config
 
+Record = dict[str, Any]  # as in train.json: status, about; and, once done, device, torch, date, result
+RESULT_FILES = ("config.json", "model.safetensors")  # what `Detector.from_pretrained` needs
+DETECTOR_OPTIONS = ("input", "target", "modalities")  # fields of a detector's config that are options of `mmccd train`
 
-def data_record(
-    data,  # any data set
-) -> dict:  # ready for JSON
-    "What was trained on, well enough to notice that it is another data set."
+
+def data_record(data: TrainingData) -> Record:
+    """What a data set is, with a checksum over the images and brains of up to 32 slices spread over it."""
     some = without_labels(data.batch(evenly_spaced(len(data), 32)))
     check = hashlib.sha256(b"".join(some[k].contiguous().numpy().tobytes() for k in sorted(some))).hexdigest()[:16]
     return {
@@ -29,13 +36,11 @@ def data_record(
     }
 
 
-def about_run(
-    detector: Detector,  # to be trained
-    data,  # to train on
-    val,  # to validate on
-    config,  # a `TrainConfig`
-) -> dict:  # ready for JSON
-    "All that decides what a run ends in."
+def describe_run(detector: Detector, data: TrainingData, val: TrainingData, config: TrainConfig) -> Record:
+    """All that decides how a run ends, ready for JSON: detector, settings, data, fingerprint of the first weights.
+
+    Where the detector's class lies and how it is calibrated has no influence and is left out.
+    """
     about = {
         "detector": type(detector).__name__,
         "config": asdict(detector.config),
@@ -47,75 +52,106 @@ def about_run(
     return json.loads(json.dumps(about, default=str))
 
 
-def difference(
-    old: dict,  # what was
-    new: dict,  # what is asked for
-    where: str = "",  # name of the dicts
-) -> str:  # "" where they agree
-    "The first thing in which two records differ, in words."
+class Difference(NamedTuple):
+    """A value in which two records differ."""
 
-    def short(v):
-        return v if len(str(v)) < 60 else f"{str(v)[:57]}..."
+    path: tuple[str, ...]  # the keys that lead to it
+    old: Any
+    new: Any
 
-    for k in dict.fromkeys([*old, *new]):
-        a, b = old.get(k), new.get(k)
-        if isinstance(a, dict) and isinstance(b, dict):
-            words = difference(a, b, f"{where}{k}.")
+    @property
+    def change(self) -> str:
+        """`was 1 and is 2 now`, long values cut short."""
+
+        def short(value: Any) -> str:
+            return str(value) if len(str(value)) < 60 else f"{str(value)[:57]}..."
+
+        return f"was {short(self.old)} and is {short(self.new)} now"
+
+    def __str__(self) -> str:
+        return f"{'.'.join(self.path)} {self.change}"
+
+
+def first_difference(old: Mapping[str, Any], new: Mapping[str, Any], path: tuple[str, ...] = ()) -> Difference | None:
+    """The first value in which two records differ, inside nested records too; None where they agree."""
+    for key in dict.fromkeys([*old, *new]):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            found = first_difference(a, b, (*path, key))
         else:
-            words = "" if a == b else f"{where}{k} was {short(a)} and is {short(b)} now"
-        if words:
-            return words
-    return ""
+            found = None if a == b else Difference((*path, key), a, b)
+        if found:
+            return found
+    return None
 
 
-OPTIONS = (
-    "input",
-    "target",
-    "modalities",
-    "steps",
-    "batch_size",
-    "lr",
-    "precision",
-    "accumulate",
-    "checkpoint_every",
-    "validate_every",
-    "val_slices",
-    "patience",
-    "seed",
-)  # of `mmccd train`
+def explain(difference: Difference) -> str:
+    """A difference between two runs in terms of the options of `mmccd train`; the only place that words them."""
+    change = difference.change
+    match difference.path:
+        case ("data" | "validation" as part, *_):
+            purpose = {"data": "learn from", "validation": "validate on"}[part]
+            return (
+                f"the slices to {purpose} are others: the store has changed since, or --val, --seed or the lists are "
+                "others"
+            )
+        case ("training", "steps"):
+            return f"--steps {change}, and a run cannot be lengthened, because its learning rate depends on its length"
+        case ("config", "frozen_decoder"):
+            was, now = ("given" if value else "not given" for value in (difference.old, difference.new))
+            return f"--decoder was {was} and is {now} now"
+        case ("start",):
+            return f"{difference}, so the first weights are others (of another --decoder)"
+        case ("training", name) if name in OPTIONS:
+            return f"--{name.replace('_', '-')} {change}"
+        case ("config", name) if name in DETECTOR_OPTIONS:
+            return f"--{name} {change}"
+        case ("training", name):
+            return f"{name} (of --preset) {change}"
+        case _:
+            return str(difference)
 
 
-def for_user(
-    words: str,  # from `difference`
-) -> str:
-    "What `difference` found, in words of the command line."
-    (part, _, name), rest = words.split(" ", 1)[0].partition("."), words.split(" ", 1)[1]
-    if part in ("data", "validation"):
-        what = "learn from" if part == "data" else "validate on"
-        return f"the slices to {what} are others: the store has changed since, or --val, --seed or the lists are others"
-    if part == "training" and name == "steps":
-        rest += ", and a run cannot be lengthened, because its learning rate depends on its length"
-    if name == "frozen_decoder":
-        return "--decoder " + rest.replace("False", "not given").replace("True", "given")
-    if part == "start":
-        return f"{words}, so the first weights are others (of another --decoder)"
-    if part in ("training", "config") and name in OPTIONS:
-        return f"--{name.replace('_', '-')} {rest}"
-    return f"{name} (of --preset) {rest}" if part == "training" else words
+def upgraded(about: Record) -> Record:
+    """The description of a run that an earlier version wrote, in the terms of this one.
+
+    Earlier versions had fewer settings and other names of fields. They wrote the module of the detector's class, which
+    was part of their fingerprints too; so the one of the first weights cannot be compared, and is dropped.
+    """
+    about = dict(about)
+    with suppress(KeyError, TypeError):
+        about["training"] = asdict(TrainConfig(**about["training"]))
+    if "module" in about:
+        del about["module"]
+        about.pop("start", None)
+        about["config"] = current_config(about["config"])
+    return about
 
 
-def write_record(
-    out: Path,  # folder of the run
-    record: dict,  # ready for JSON
-):
-    "What the run is, and how far it got."
+def what_changed(old: Record, new: Record) -> Difference | None:
+    """The first difference between two descriptions of a run that decides how it ends; None where they agree.
+
+    The descriptions of the data in words are not compared, and nothing that the older one does not hold.
+    """
+
+    def comparable(about: Record) -> Record:
+        parts = {k: v for k, v in about.items() if k in old}
+        return parts | {k: {**parts[k], "what": None} for k in ("data", "validation") if k in parts}
+
+    return first_difference(comparable(old), comparable(new))
+
+
+def write_record(out: Path, record: Record) -> None:
+    """Write what a run is and how far it got into its folder, as durably as a checkpoint."""
     write_durably(out / "train.json", (json.dumps(record, indent=1) + "\n").encode())
 
 
-def read_record(
-    out: Path,  # folder of the run
-) -> dict:  # empty where there is no run
-    "What `write_record` wrote, or a sentence that says why it cannot be read."
+def read_record(out: Path) -> Record:
+    """The record of the run in a folder; empty where there is no run.
+
+    Raises:
+        ValueError: The record cannot be read, or is damaged.
+    """
     path = out / "train.json"
     try:
         record = json.loads(path.read_bytes()) if path.exists() else {}
@@ -128,57 +164,61 @@ def read_record(
     return record if isinstance(record, dict) and {"status", "about"} <= record.keys() else {}
 
 
-RESULT = ("config.json", "model.safetensors")  # what `Detector.from_pretrained` needs
+def read_run(out: Path) -> Record:
+    """The record of the run in an existing folder; empty where the folder is.
 
-
-def read_run(
-    out: Path,  # folder of the run; it exists
-) -> dict:  # record of the run, empty where nothing is there
-    "What a folder holds: a run, nothing, or what is refused because it belongs to something else."
+    Raises:
+        ValueError: The folder holds something else, or the record cannot be read.
+    """
     record = read_record(out)
-    if not record and any(p.name[0] != "." for p in out.iterdir()):  # a lock and halves of files are nothing to lose
+    if not record and any(p.name[0] != "." for p in out.iterdir()):  # a lock and unfinished files do not count
         raise ValueError(f"{out} is not empty and holds no training: choose another folder")
     return record
 
 
-def upgrade_about(
-    old: dict,  # what a run was started with, as its record says
-    new: dict,  # from `about_run`
-) -> dict:  # the same in the words of today
-    "A record of version 0.1.0 named the module, and had another fingerprint, which says nothing today."
-    if "module" not in old:
-        return old
-    kept = {k: v for k, v in old.items() if k != "module"}
-    return kept | {"config": current_config(old["config"]), "start": new["start"]}
+def check_same_run(out: Path, record: Record, about: Record, resume: bool) -> None:
+    """Refuse to touch a run unless it is to go on, and with what it was started with.
 
-
-def open_run(
-    out: Path,  # folder of the run; it exists
-    about: dict,  # from `about_run`
-    resume: bool,  # go on with what is there
-    warn=print,  # is given one sentence where a checkpoint is damaged
-) -> tuple:  # (checkpoint to go on from or None, record of the run)
-    "A new run, or the way back into an old one."
-    record = read_run(out)
-    with suppress(KeyError, TypeError):
-        record["about"]["training"] = asdict(
-            TrainConfig(**record["about"]["training"])
-        )  # of a version that had fewer settings
-        record["about"] = upgrade_about(record["about"], about)
-    if record and not resume:
+    Raises:
+        ValueError: One of the two is not so; the message names the first difference.
+    """
+    if not resume:
         raise ValueError(
             f"{out} already holds a training ({record['status']}): go on with it by --resume, or choose another folder"
         )
-    if record and (words := difference(record["about"], about)):
+    if change := what_changed(upgraded(record["about"]), about):
         raise ValueError(
-            f"Cannot go on with the training in {out}: {for_user(words)}; give what it was started with, or choose another folder"
+            f"Cannot go on with the training in {out}: {explain(change)}; give what it was started with, "
+            "or choose another folder"
         )
-    with saving(out):
-        lost = record.get("status") == "done" and not all((out / name).exists() for name in RESULT)
+
+
+def open_run(out: Path, about: Record, resume: bool, warn: Callable[[str], object] = say) -> tuple[Path | None, Record]:
+    """Begin a new run in a folder, or find the way back into the one that is there.
+
+    Args:
+        out: Folder of the run; it exists.
+        about: What decides how the run ends, from `describe_run`.
+        resume: Go on with what is there.
+        warn: Is given one sentence for each damaged checkpoint.
+
+    Returns:
+        The checkpoint to go on from, or None to begin, and the record of the run.
+
+    Raises:
+        ValueError: The folder holds something else, or a run that cannot go on.
+    """
+    record = read_run(out)
+    if record:
+        check_same_run(out, record, about, resume)
+        record["about"] = about  # the same, in the terms of this version
+    with explained_write_errors(out):
+        lost = record.get("status") == "done" and not all((out / name).exists() for name in RESULT_FILES)
         if not record or lost:
-            write_record(out, record := {"status": "not done", "about": about})
+            record = {"status": "not done", "about": about}
+            write_record(out, record)
         for folder in (out / "checkpoints", out / "samples", out):
             folder.mkdir(exist_ok=True)
             for part in folder.glob(".*.part"):
                 part.unlink()  # of a process that was killed while it wrote
-    return newest_good(out, warn), record
+    return newest_intact(out, warn), record

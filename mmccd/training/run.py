@@ -1,75 +1,63 @@
-""""""
+"""Train a detector in a run folder: check, begin or go on, fit, and write the result."""
 
 import copy
 import sys
 import time
+from collections.abc import Generator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from mmccd.detector import Detector
-from mmccd.files import run_lock, write_atomic
-from mmccd.runtime import counted
-from mmccd.training.callback import TrainingCallback
+from mmccd.files import output_folder, run_lock, write_atomic
+from mmccd.runtime import counted, pick_device, say, single_thread
 from mmccd.training.card import card
-from mmccd.training.checkpoint import saving
-from mmccd.training.fit import Fit, make_lightning_module, make_trainer, quiet
-from mmccd.training.log import curve_figure, log_text
-from mmccd.training.record import about_run, open_run, read_run, write_record
-from mmccd.training_loop import PRESETS
+from mmccd.training.checkpoint import checkpoint_step, explained_write_errors
+from mmccd.training.data import TrainingData, check_healthy, subjects_of
+from mmccd.training.log import Row, curve_figure, log_text
+from mmccd.training.record import Record, describe_run, open_run, read_run, write_record
+from mmccd.training_loop import PRESETS, TrainConfig
+
+if TYPE_CHECKING:
+    from mmccd.training.callback import TrainingCallback
+    from mmccd.training.fit import DetectorModule
+
+FEW_SUBJECTS = 3  # to validate on; with fewer the threshold says little about other people
 
 
-def check_healthy(
-    data,  # to train on
-    val,  # to validate on
-):
-    "Refuse lesions, and subjects on both sides, where the data sets say whose slices they are and what they show."
-    from mmccd.cases.subjects import subject_of
+def check_slices_fit(detector: Detector, data: TrainingData, purpose: str) -> None:
+    """Refuse a data set that is empty, lacks a modality or was prepared differently from what the detector takes.
 
-    for name, d in (("training", data), ("validation", val)):
-        for id, area in ((r.id, r.lesion_cm2) for r in getattr(d, "rows", ()) if hasattr(r, "lesion_cm2")):
-            if area is None:
-                raise ValueError(
-                    f"a slice of {id} for {name} is not known to be healthy: prepare it with a segmentation, or with --assume-healthy if it is"
-                )
-            if area:
-                raise ValueError(
-                    f"a slice of {id} for {name} shows lesion: train and validate on healthy slices only (tumour_free=True)"
-                )
-    learn, judge = ({subject_of(str(i)) for i in getattr(d, "ids", ())} for d in (data, val))
-    if both := learn & judge:
-        raise ValueError(
-            f"{min(both)} is among the subjects for training and for validation: split by subject (mmccd.slices.split_subjects)"
-        )
-
-
-def check_training(
-    detector: Detector,  # to be trained
-    data,  # to train on
-    val,  # to validate on
-    config,  # a `TrainConfig`
-    device: str,  # cpu, cuda or mps
-):
-    "Refuse what cannot work before anything is written."
-    c = detector.config
-    for name, d in (("training", data), ("validation", val)):
-        if not len(d):
-            raise ValueError(f"there is no healthy slice for {name}")
-        missing = [
-            m
-            for m in dict.fromkeys((c.input, getattr(c, "target", c.input), *getattr(c, "modalities", ())))
-            if m not in d.batch([0])
-        ]
-        if missing:
+    Raises:
+        ValueError: One of these is so; `purpose` ("training") says of which set.
+    """
+    if not len(data):
+        raise ValueError(f"there is no healthy slice for {purpose}")
+    c, batch = detector.config, data.batch([0])
+    for modality in (c.input, getattr(c, "target", c.input), *getattr(c, "modalities", ())):
+        if modality not in batch:
+            present = ", ".join(k for k in batch if k not in ("brain", "lesion"))
+            raise ValueError(f"the slices for {purpose} have no {modality}: choose among {present}")
+    recipe = getattr(data, "recipe", None) or {}
+    for key in (k for k in ("size", "normalisation") if k in recipe):
+        if getattr(c, key, recipe[key]) != recipe[key]:
             raise ValueError(
-                f"the slices for {name} have no {missing[0]}: choose among {', '.join(k for k in d.batch([0]) if k not in ('brain', 'lesion'))}"
+                f"the detector has {key} {getattr(c, key)} and the slices for {purpose} have {recipe[key]}: "
+                "make one fit the other"
             )
-        for k, made in (getattr(d, "recipe", None) or {}).items():  # of a store
-            if k in ("size", "normalisation") and getattr(c, k, made) != made:
-                raise ValueError(
-                    f"the detector has {k} {getattr(c, k)} and the slices for {name} have {made}: make one fit the other"
-                )
+
+
+def check_training(detector: Detector, data: TrainingData, val: TrainingData, config: TrainConfig, device: str) -> None:
+    """Refuse what cannot work or would be worthless, before anything is written.
+
+    Raises:
+        ValueError: The slices do not fit the detector, `device` (cpu, cuda, mps) does not support the precision, the
+            detector has nothing to train, a slice shows lesion, or a subject is in both sets.
+    """
+    for purpose, part in (("training", data), ("validation", val)):
+        check_slices_fit(detector, part, purpose)
     if config.precision == "fp16" and device != "cuda":
         raise ValueError(f"fp16 needs a CUDA GPU and this is {device}: choose --precision 32 or bf16")
     if not any(p.requires_grad for p in detector.parameters()):
@@ -77,16 +65,63 @@ def check_training(
     check_healthy(data, val)
 
 
-def finish(
-    out: Path,  # folder of the run
-    record: dict,  # of the run
-    detector: Detector,  # averaged and calibrated
-    rows: list,  # of the log
-    device: str,  # where it ran
-) -> dict:  # the record, completed
-    "Weights, log, curve and card of a run that is done."
+def opening_lines(
+    data: TrainingData, val: TrainingData, config: TrainConfig, checkpoint: Path | None, resume: bool
+) -> list[str]:
+    """What a run begins with, in words: how much there is to learn from and to validate on, and where it goes on."""
+    n_train, n_val = len(subjects_of(data)), len(subjects_of(val))
+    of_train, of_val = (f" of {counted(n, 'subject')}" if n else "" for n in (n_train, n_val))
+    lines = [f"learning from {counted(len(data), 'healthy slice')}{of_train}, validating on {len(val)}{of_val}"]
+    if 0 < n_val < FEW_SUBJECTS:
+        lines.append(
+            f"the threshold rests on {counted(n_val, 'validation subject')} only, and may be far off for others: "
+            f"better validate on {FEW_SUBJECTS} or more (--val {FEW_SUBJECTS})"
+        )
+    if checkpoint:
+        lines.append(f"going on from step {checkpoint_step(checkpoint)} of {config.steps}")
+    elif resume:
+        lines.append("no checkpoint yet, starting from the beginning")
+    return lines
+
+
+def run_fit(module: "DetectorModule", callback: "TrainingCallback", device: str, checkpoint: Path | None) -> None:
+    """Let Lightning fit the module, from a checkpoint if there is one.
+
+    Raises:
+        KeyboardInterrupt: It was stopped before its last step; the message says where.
+    """
+    from mmccd.training.fit import make_trainer, quiet_lightning
+
+    steps = module.config.steps
+    try:
+        with quiet_lightning():
+            make_trainer(callback.out, module.config, device, callback).fit(module, ckpt_path=checkpoint)
+    except SystemExit:  # how Lightning passes a KeyboardInterrupt on
+        raise KeyboardInterrupt("stopped at once; go on with --resume") from None
+    finally:
+        if callback.progress:
+            callback.progress.close()
+    if callback.stop_requested and callback.step < steps and not callback.has_converged(module.config):
+        raise KeyboardInterrupt(f"stopped at step {callback.step} of {steps}; go on with --resume")
+
+
+def finish(out: Path, record: Record, detector: Detector, rows: list[Row], device: str) -> Record:
+    """Write weights, log, curve and card of a run that is done.
+
+    Args:
+        out: Folder of the run.
+        record: Of the run.
+        detector: With the averaged weights, calibrated.
+        rows: Of the log.
+        device: Where it was trained.
+
+    Returns:
+        The record, completed by the result.
+    """
     from mmccd.viz import save_png
 
+    if detector.calibration is None:
+        raise ValueError("a run that is done has been validated, and this one has not")
     record |= {
         "status": "done",
         "device": device,
@@ -94,7 +129,7 @@ def finish(
         "date": time.strftime("%Y-%m-%d"),
         "result": rows[-1],
     }
-    with saving(out):
+    with explained_write_errors(out):
         detector.save_pretrained(out)
         write_atomic(out / "log.csv", log_text(rows).encode())
         save_png(curve_figure(rows), out / "curve.png")
@@ -103,88 +138,65 @@ def finish(
     return record
 
 
-def opening(
-    data,  # to train on
-    val,  # to validate on
-    config,  # a `TrainConfig`
-    checkpoint,  # path to go on from, or None
-    resume,  # was going on asked for?
-) -> list[str]:  # lines
-    "What a training begins with, in words."
-    from mmccd.cases.subjects import subject_of
-
-    heads = [len({subject_of(str(i)) for i in getattr(d, "ids", ())}) for d in (data, val)]
-    of = [f" of {counted(n, 'subject')}" if n else "" for n in heads]
-    lines = [f"learning from {counted(len(data), 'healthy slice')}{of[0]}, validating on {len(val)}{of[1]}"]
-    if 0 < heads[1] < 3:
-        lines.append(
-            f"the threshold rests on {counted(heads[1], 'validation subject')} only, and may be far off for others: better validate on 3 or more (--val 3)"
-        )
-    if checkpoint:
-        lines.append(f"going on from step {int(checkpoint.stem[5:])} of {config.steps}")
-    elif resume:
-        lines.append("no checkpoint yet, starting from the beginning")
-    return lines
-
-
-def run_fit(
-    fit,  # a `Fit` on Lightning's LightningModule
-    keeper,  # a `Keeper` on Lightning's Callback
-    device: str,  # cpu, cuda or mps
-    checkpoint,  # path to go on from, or None
-):
-    "Let Lightning fit; Ctrl-C ends as a KeyboardInterrupt that says where."
-    try:
-        with quiet():
-            make_trainer(keeper.out, fit.settings, device, keeper).fit(fit, ckpt_path=checkpoint)
-    except SystemExit:
-        raise KeyboardInterrupt("stopped at once; go on with --resume") from None  # Lightning's way to say it
-    finally:
-        if keeper.bar:
-            keeper.bar.close()
-    if keeper.asked and keeper.step < fit.settings.steps and not keeper.enough(fit):
-        raise KeyboardInterrupt(f"stopped at step {keeper.step} of {fit.settings.steps}; go on with --resume")
-
-
 @contextmanager
-def own_run(
-    out,  # folder of the run
-):
-    "Refuse somebody else's folder, and keep other processes out of this one."
-    read_run(Path(out))  # before a lock is left in it
-    with run_lock(out):
-        yield
+def locked_run_folder(out: str | Path) -> Generator[Path]:
+    """The folder of a run, made where missing and locked against other processes.
+
+    Raises:
+        ValueError: It holds something else, cannot be written, or another process is training in it.
+    """
+    with output_folder(out) as folder:
+        read_run(folder)  # before a lock is left in a folder that is not a run's
+        with run_lock(folder):
+            yield folder
 
 
 def train(
-    detector: Detector,  # with a `loss`; its weights are where the training starts, and stay as they are
-    data,  # healthy slices to learn from: `len` and `batch(indices)`
-    val,  # healthy slices of other subjects
-    out,  # folder of the run; made where missing
-    config=PRESETS["tiny"],  # a `TrainConfig`
-    resume: bool = False,  # go on with the run in `out`; starts it where there is none
-    device: str = "auto",  # auto, cpu, cuda or mps
-    progress: bool = True,  # on standard error
-) -> dict:  # record of the run, as in train.json
-    "Train a detector; the run folder can be loaded with `Detector.from_pretrained`."
-    import lightning.pytorch as L
+    detector: Detector,
+    data: TrainingData,
+    val: TrainingData,
+    out: str | Path,
+    config: TrainConfig = PRESETS["tiny"],
+    resume: bool = False,
+    device: str = "auto",
+    progress: bool = True,
+) -> Record:
+    """Train a copy of a detector; the run folder can be loaded with `Detector.from_pretrained`.
 
-    from mmccd.files import output_folder
-    from mmccd.runtime import pick_device, say, single_thread
+    On a CPU, a run that was interrupted and resumed ends with the same weights, bit for bit, as one that was not.
 
+    Args:
+        detector: Has a `loss`. Training starts from its weights and leaves them as they are.
+        data: Healthy slices to train on.
+        val: Healthy slices of other subjects, for validation and for the threshold.
+        out: Folder of the run; made where missing.
+        config: All settings; see `PRESETS` and `make_config`.
+        resume: Go on with the run in `out`; starts it where there is none.
+        device: auto, cpu, cuda or mps.
+        progress: Show progress on standard error.
+
+    Returns:
+        The record of the run, as in train.json.
+
+    Raises:
+        ValueError: The training cannot work, `out` holds something else, a file cannot be written, or the training
+            has diverged.
+        KeyboardInterrupt: It was stopped; `resume=True` goes on.
+    """
     check_training(detector, data, val, config, device := pick_device(device))
-    about = about_run(detector, data, val, config)
-    with output_folder(out) as out, own_run(out), single_thread() if device == "cpu" else nullcontext():
-        checkpoint, record = open_run(out, about, resume, say)
+    about = describe_run(detector, data, val, config)
+    with locked_run_folder(out) as out, single_thread() if device == "cpu" else nullcontext():
+        checkpoint, record = open_run(out, about, resume)
         if record["status"] == "done":
             say(f"the training in {out} is done already")
             return record
-        for line in opening(data, val, config, checkpoint, resume) if progress else ():
-            print(line, file=sys.stderr, flush=True)
-        fit, keeper = (
-            make_lightning_module(L.LightningModule, Fit)(copy.deepcopy(detector), data, config),
-            make_lightning_module(L.Callback, TrainingCallback)(out, val, progress),
-        )
-        run_fit(fit, keeper, device, checkpoint)
-        fit.ema.module.calibration = keeper.calibration
-        return finish(out, record, fit.ema.module, keeper.rows, device)
+        if progress:
+            print(*opening_lines(data, val, config, checkpoint, resume), sep="\n", file=sys.stderr, flush=True)
+        from mmccd.training.callback import TrainingCallback
+        from mmccd.training.fit import DetectorModule
+
+        module = DetectorModule(copy.deepcopy(detector), data, config)
+        callback = TrainingCallback(out, val, progress)
+        run_fit(module, callback, device, checkpoint)
+        module.averaged.calibration = callback.calibration
+        return finish(out, record, module.averaged, callback.rows, device)

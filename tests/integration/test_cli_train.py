@@ -17,7 +17,7 @@ from mmccd.masked_diffusion import load_frozen_decoder
 from mmccd.registry import new_detector
 from mmccd.training import progress
 from mmccd.training.data import store_data
-from mmccd.training.record import about_run
+from mmccd.training.record import describe_run
 from mmccd.training_loop import make_config
 
 
@@ -130,7 +130,7 @@ def test_train_with_the_packaged_decoder(run, tmp_path):
         load_detector("cycle-flair-t2"),
     )
     assert code == 0
-    assert about == about_run(
+    assert about == describe_run(
         first, data, val, make_config("smoke", steps=1, lr=0.002, validate_every=1, val_slices=2, seed=0)
     )
     d, back = Detector.from_pretrained(tmp_path / "run"), load_detector("cycle-flair-t2").translator.state_dict()

@@ -7,7 +7,7 @@ import torch
 from detector_laws import toy_slices
 
 from mmccd.registry import new_detector
-from mmccd.training.record import about_run, open_run
+from mmccd.training.record import describe_run, open_run
 from mmccd.training_loop import TrainConfig
 
 
@@ -29,7 +29,7 @@ UNET = {"channels": 8, "mults": (1, 2), "blocks": 1, "attention": ()}
 def runs(tmp_path):
     "What a run is about today, and a function that writes the record of version 0.1.0."
     d = new_detector("masked", input="flair", target="t2", size=32, unet=UNET)
-    about = about_run(d, Data(), Data(), TrainConfig())
+    about = describe_run(d, Data(), Data(), TrainConfig())
     config = {{"frozen_decoder": "frozen_back"}.get(k, k): v for k, v in about["config"].items()}
 
     def write(**changes):
