@@ -71,7 +71,7 @@ def store_data(
             f"there is no healthy slice in {display_name(store)}: all show lesion; prepare more cases, "
             "or wider --slices"
         )
-    if train_list:
+    if train_list and val_list:
         parts = split_from_lists(slices.ids, train=train_list, val=val_list)
     else:
         parts = split_subjects(healthy, val=val, seed=seed)
