@@ -1,8 +1,9 @@
 """What fields, values and tensors of detectors that earlier versions stored are called now."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 OLD_CONFIG_NAMES = {
     "frozen_back": "frozen_decoder",
@@ -56,6 +57,6 @@ def current_tensor_name(name: str) -> str:
     return ".".join(OLD_TENSOR_NAMES.get(part, part) for part in name.split("."))
 
 
-def current_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def current_tensors(tensors: dict[str, "Tensor"]) -> dict[str, "Tensor"]:
     """Return a stored state dict with today's names of the tensors."""
     return {current_tensor_name(name): tensor for name, tensor in tensors.items()}

@@ -6,6 +6,7 @@ import os
 import pickle
 import re
 from dataclasses import dataclass, make_dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,12 @@ NAMES = sorted(
 
 
 SMALL = dict(channels=8, mults=(1, 2), blocks=1, attention=())
+
+
+@cache
+def shipped(name):
+    "A packaged detector, loaded once."
+    return load_detector(name)
 
 
 def saved(tmp_path, detector=None):
@@ -262,7 +269,7 @@ def test_packaged_folders_are_whole(method):
     assert "not a medical device" in (folder / "README.md").read_text()
     for name, place in packaged_places().items():
         if place.folder == folder:
-            d = load_detector(name)
+            d = shipped(name)
             assert type(d) is config.load_class()
             assert all(getattr(d.config, k) == v for k, v in config.config.items())
             assert place.variant == f"{d.config.input}-{getattr(d.config, 'target', '')}".rstrip("-")
@@ -458,7 +465,7 @@ RECORD = json.loads((ROOT / "experiments/fingerprints.json").read_text())
 
 def test_recorded_fingerprints_are_those_of_the_packaged_weights():
     "Results name detectors by them; after a change on purpose run experiments/migrate_fingerprints.py."
-    now = {n: fingerprint(load_detector(n)) for n in packaged()}
+    now = {n: fingerprint(shipped(n)) for n in packaged()}
     assert now == {n: RECORD["detectors"][n]["now"] for n in packaged()}
     assert len(set(now.values())) == len(now)
 
