@@ -156,7 +156,8 @@ def load_subject(plan: Plan, store: SliceStore, id: str) -> ScoredSubject:
         chosen = [there[k] for k in evenly_spaced(len(there), r.healthy_slices)]
     row, batch = data.rows[chosen[0]], data.batch(chosen)
     spacing = (row.brain_cm2 * 100 / batch["brain"][0].sum().item()) ** 0.5
-    return ScoredSubject(id, subject_kind(plan, id), row.place, row.lesion_cm2 if ill else 0.0, spacing, batch)
+    area = row.lesion_cm2 if ill and row.lesion_cm2 else 0.0
+    return ScoredSubject(id, subject_kind(plan, id), row.place, area, spacing, batch)
 
 
 @dataclass(frozen=True, eq=False)

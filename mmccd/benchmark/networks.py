@@ -121,15 +121,15 @@ def load_entry(plan: Plan, entry: Entry) -> Detector:
         ValueError: Its normalisation is not that of the slices.
     """
     normalisation = SliceStore(store_paths(plan)["test"]).recipe["normalisation"]
-    d: Any
     if not METHODS[entry.method].trainable:
         config: dict[str, Any] = {"input": entry.input} if entry.input else {}
         d = new_detector(entry.method, normalisation=normalisation, **config)
     elif entry.shipped:
-        d = load_detector(packaged_places()[entry.key.removesuffix(" shipped")])
+        place: Any = packaged_places()[entry.key.removesuffix(" shipped")]  # whatever is in the working directory
+        d = load_detector(place)
     else:
-        d = load_detector(run_folder(plan, entry.method))
-        d = d.for_pair(entry.input, entry.target) if entry.target else d.for_modality(entry.input)
+        trained: Any = load_detector(run_folder(plan, entry.method))
+        d = trained.for_pair(entry.input, entry.target) if entry.target else trained.for_modality(entry.input)
     if (made := getattr(d.config, "normalisation", normalisation)) != normalisation:
         raise ValueError(
             f"{entry.key} was made for slices with normalisation {made}, and these have {normalisation}: "
