@@ -116,7 +116,7 @@ def make_plan(options: BenchmarkOptions) -> "Plan":
         raise ValueError("--test-store goes with --store: leave it out for phantoms")
     from mmccd.benchmark.plan import DEFAULT_ROWS, PAIRS, Plan, ScanSource, split_lists
 
-    pairs = PAIRS if options.pairs == "all" else tuple(tuple(p.split("-")) for p in parse_list(options.pairs))
+    pairs: Any = PAIRS if options.pairs == "all" else tuple(tuple(p.split("-")) for p in parse_list(options.pairs))
     scans = None
     if options.store:
         scans = ScanSource(options.store, test_store=options.test_store, **split_lists(options.lists))
@@ -142,7 +142,8 @@ def print_tables(result: dict[str, Any], where: str) -> None:
     width = max(len(r[0]) for r in rows)
     print(table.caption, "", "  ".join([" " * width, *head[1:]]), sep="\n")
     for name, *cells in rows:
-        print("  ".join([name.ljust(width), *(c.ljust(len(h)) for c, h in zip(cells, head[1:]))]).rstrip())
+        words = [str(name).ljust(width), *(str(c).ljust(len(h)) for c, h in zip(cells, head[1:]))]
+        print("  ".join(words).rstrip())
     print("", f"all tables in {where}", sep="\n")
 
 

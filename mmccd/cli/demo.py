@@ -106,7 +106,7 @@ def demo_row(out: Path, id: str, input: str, scores: dict[str, dict[str, Any]]) 
         input: the modality.
         scores: from `run_detectors`.
     """
-    from mmccd.detection.evaluation import read_result
+    from mmccd.detection.evaluation import lesion_of, read_result
     from mmccd.slices import to_slices
     from mmccd.viz import compare, crop_to
 
@@ -114,9 +114,10 @@ def demo_row(out: Path, id: str, input: str, scores: dict[str, dict[str, Any]]) 
     for method in SHOWN:
         name = detector_name(method, input)
         anomaly, case = read_result(id, out / name, out / "cases" / id, input)
-        k, found = int((case.lesion & case.brain).sum((0, 1)).argmax()), scores[name]["scores"]
+        lesion, found = lesion_of(case), scores[name]["scores"]
+        k = int((lesion & case.brain).sum((0, 1)).argmax())
         box = crop_to(to_slices(case.brain, [k]))
-        x, a, truth = (to_slices(v, [k])[0, 0][box] for v in (case.normalised(input), anomaly, case.lesion))
+        x, a, truth = (to_slices(v, [k])[0, 0][box] for v in (case.normalised(input), anomaly, lesion))
         h, dice = found["threshold"], found["summary"]["dice"]["mean"]
         if not row:
             row.append({"image": x, "truth": truth, "title": input.upper(), "sides": True})

@@ -14,7 +14,6 @@ from mmccd.explorer.saving import save_view
 from mmccd.explorer.server import check_server, explorer_notebook, serve
 from mmccd.registry import masked_methods, packaged_name
 from mmccd.runtime import pick_device
-from mmccd.weights.hub import absolute_name
 
 if TYPE_CHECKING:
     from mmccd.explorer.explorer import Explorer
@@ -126,6 +125,8 @@ def explorer_weights(name: str, input: str) -> str:
             of masked methods stand for all pairs of modalities.
         input: modality, or "".
     """
+    from mmccd.weights.hub import absolute_name
+
     if folder := absolute_name(name):
         return folder
     return name if name in masked_methods() else packaged_name(name, input or "flair")
@@ -193,7 +194,7 @@ def open_page(url: str, browser: bool) -> None:
     "Pictures, no page: mmccd explore CASE --slice 78 --swept all --save pictures",
 )
 def explore(options: ExploreOptions) -> None:
-    """Hide a part of a slice, watch a network predict it: a page with controls."""
+    """Hide a part, watch a network predict it: a page with controls."""
     check_json(options.json)
     if options.json and not options.save:
         raise ValueError("--json reports what was saved: give --save DIR too")

@@ -63,6 +63,13 @@ def read_result(
     return anomaly, case
 
 
+def lesion_of(case: Case) -> np.ndarray:
+    """Return where the lesion of a case is, bool (x, y, z), of which the truth must be known."""
+    if case.lesion is None:
+        raise ValueError(f"Cannot score {case.id}: it has no segmentation.")
+    return case.lesion
+
+
 def score_lesion(id: str, anomaly: np.ndarray, case: Case, protocol: str, threshold: float | None) -> LesionScore:
     """Return the pixels and shapes that count in a case with a lesion.
 
@@ -77,10 +84,10 @@ def score_lesion(id: str, anomaly: np.ndarray, case: Case, protocol: str, thresh
         ValueError: if no lesion lies where the protocol scores.
     """
     if protocol == "volume":
-        score, truth = scoring.volume_protocol(anomaly, case.lesion, case.brain)
+        score, truth = scoring.volume_protocol(anomaly, lesion_of(case), case.brain)
     else:
         places = protocol_slices(anomaly.shape, case.affine)
-        score, truth = scoring.slice_protocol(anomaly, case.lesion, case.brain, places)
+        score, truth = scoring.slice_protocol(anomaly, lesion_of(case), case.brain, places)
     if not truth.any():
         todo = "check its brain mask" if protocol == "volume" else "use the volume protocol"
         raise ValueError(
@@ -102,10 +109,11 @@ def case_shapes(
         threshold: calibrated; without one (None) the first holds the size of the lesion only.
     """
     at: tuple[Any, ...] = (...,)
+    lesion = lesion_of(case)
     if protocol == "slice":
         places = protocol_slices(anomaly.shape, case.affine)
-        at = (..., scoring.worst_slice(case.lesion, case.brain, places))
-    truth, brain = case.lesion[at], case.brain[at]
+        at = (..., scoring.worst_slice(lesion, case.brain, places))
+    truth, brain = lesion[at], case.brain[at]
     spacing = voxel_size(case.affine)[: truth.ndim]
     floor = scoring.score_shapes(brain, truth, brain, spacing)
     if threshold is None:
@@ -169,7 +177,7 @@ def result_ids(out: str | Path, run: Mapping[str, Any], only: str = "*") -> list
 
 def pair_cases(
     out: str | Path, truth: str | Path | Sequence[str | Path], run: Mapping[str, Any], only: str = "*"
-) -> tuple[list[str], dict[str, str | Path]]:
+) -> tuple[list[str], dict[str, Path]]:
     """Return the names of the cases to score, and the paths of the truth by name.
 
     Args:
@@ -264,7 +272,7 @@ def evaluate(
     for id in ids:
         try:
             anomaly, case = read_result(id, out, truths.get(id), run.get("input"))
-            if case.lesion.any():
+            if lesion_of(case).any():
                 lesions.append(score_lesion(id, anomaly, case, protocol, threshold))
             else:
                 healthy.append(false_alarm(id, anomaly, case, threshold))

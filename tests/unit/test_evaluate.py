@@ -290,11 +290,13 @@ def test_evaluate_nothing(cases, tmp_path, make, words):
 
 
 def test_lesion_outside_the_protocol_slices():
+    affine = np.diag([-1.0, -1, 1, 1])
+    affine[1, 3] = 239  # the BraTS grid, of which this is the lower part
     lesion = np.zeros((240, 240, 92), bool)
     lesion[100:110, 100:110, 20] = True
     brain = np.zeros_like(lesion)
     brain[98:112, 98:112] = True
-    case = SimpleNamespace(lesion=lesion, brain=brain, affine=np.diag([-1.0, -1, 1, 1]))
+    case = SimpleNamespace(lesion=lesion, brain=brain, affine=affine)
     with pytest.raises(ValueError, match="no lesion in the slices"):
         score_lesion("a", lesion * 1.0, case, "slice", 0.5)
     id, score, truth = score_lesion("a", lesion * 1.0, case, "volume", 0.5).pixels
