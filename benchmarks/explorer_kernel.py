@@ -136,5 +136,5 @@ def measure_memory(size: dict[str, Any], seed: int) -> dict[str, Any]:
         "mb_per_100": slope(at, resident),
         "mix": {w: names.count(w) for w in dict.fromkeys(names)},
         "flat": f"at most {FLAT:g} MB for 100 interactions, the median of the slopes between any two looks in the "
-        "second half; kept_mb is what the explorer itself keeps of what was computed, of which megabytes=128 is the limit",
+        "second half; kept_mb is what the explorer itself keeps of what was computed; megabytes=128 is its limit",
     }

@@ -81,7 +81,11 @@ def test_laws(cls, modalities, tmp_path):
 
 def test_laws_of_the_options(tmp_path):
     d = awake(
-        MMCCD, THREE, sampler=Sampler("blocks", width=8, steps=2, eta=1.0, pooling="median"), normalise_by="healthy_mean", extra_targets=("t1",)
+        MMCCD,
+        THREE,
+        sampler=Sampler("blocks", width=8, steps=2, eta=1.0, pooling="median"),
+        normalise_by="healthy_mean",
+        extra_targets=("t1",),
     )
     for name in ("flair", "t1"):
         fit_healthy_mean(d.for_pair("t2", name), *toy_slices(4))  # a copy: d stays as it was

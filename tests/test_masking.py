@@ -312,7 +312,9 @@ def test_no_mask_at_all_is_no_verdict(how):
 
 # ------------------------------------------------------------------------------------------------- the plan
 @some
-@given(seed=seeds, batch_size=st.integers(1, 40), slices=st.integers(0, 4), skip=st.booleans(), steps=st.integers(1, 100))
+@given(
+    seed=seeds, batch_size=st.integers(1, 40), slices=st.integers(0, 4), skip=st.booleans(), steps=st.integers(1, 100)
+)
 def test_a_plan_visits_each_pair_once(seed, batch_size, slices, skip, steps):
     masks, brain = some_masks(seed, 9, share=0.1), some_masks(seed + 7, 4, share=0.1)[:slices]
     if slices > 1:

@@ -56,7 +56,7 @@ def chapter(name="toy"):
             ("code", CHECK.format(n=n)),
             ("markdown", ANSWER.format(n=n)),
         ]
-    return cells + [("markdown", "Next: [the toy again](index.ipynb)")]
+    return [*cells, ("markdown", "Next: [the toy again](index.ipynb)")]
 
 
 def notebook(cells):

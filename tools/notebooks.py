@@ -3,8 +3,8 @@
     python tools/notebooks.py test [NAME...]    as tests; nothing is written
     python tools/notebooks.py run  [NAME...]    in place: outputs kept, then cleaned
 
-NAME is a notebook's name without its ending; none means all. The exit code is 1 if a notebook failed, ran out of time or
-was skipped."""
+NAME is a notebook's name without its ending; none means all. The exit code is 1 if a notebook failed, ran out of time
+or was skipped."""
 
 import argparse
 import json

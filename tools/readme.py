@@ -1,7 +1,8 @@
 """README.md from nbs/index.ipynb. `python tools/readme.py` writes it; `--check` only says what is out of date.
 
 Code hosts show no picture that is inlined in Markdown, so each PNG output becomes the file nbs/images/index_N.png.
-A cell with `#| hide` is dropped, one with `#| echo: false` keeps its output only, `#| fig-alt: words` describes its picture."""
+A cell with `#| hide` is dropped, one with `#| echo: false` keeps its output only, `#| fig-alt: words` describes its
+picture."""
 
 import re
 import sys
@@ -55,7 +56,7 @@ def render(path):
 
 
 def stale(root):
-    "Files below `root` that differ from what index.ipynb says: a dict from path to wanted bytes (None: should not exist)."
+    "Files below `root` that differ from what index.ipynb says: wanted bytes by path (None: should not exist)."
     text, pictures = render(Path(root) / "nbs/index.ipynb")
     want = {"README.md": text.encode()} | {f"nbs/images/{k}": v for k, v in pictures.items()}
     want |= {f"nbs/images/{p.name}": None for p in Path(root).glob("nbs/images/index_*.png") if p.name not in pictures}

@@ -1,6 +1,7 @@
 """Write the small phantom case that lies in data/, to open in a viewer: python tools/sample_case.py
 
-The first glioma of seed 0 that shows all three parts of a tumour in the slice with most lesion, 16 axial slices (70 to 85) so that the four modalities, the truth and the twin stay below 4 MB."""
+The first glioma of seed 0 that shows all three parts of a tumour in the slice with most lesion; 16 axial slices (70 to
+85), so that the four modalities, the truth and the twin stay below 4 MB."""
 
 from pathlib import Path
 

@@ -238,13 +238,8 @@ def pictures_keep_a_fixed_scale(nb):
     "No min-max of an anomaly map; `# min-max on purpose: why` beside the code allows what teaches, or what is no map."
     hot = re.compile(r"\b(a|amap|anomal\w*|score\w*|error\w*|err|heat\w*|residual\w*)\b")
     for c in nb.code:
-        lines = c.python.splitlines()
-
-        def meant(n):
-            return "min-max on purpose:" in "\n".join(lines[n.lineno - 1 : n.end_lineno])
-
         for n in ast.walk(c.tree):
-            if isinstance(n, ast.BinOp) and not meant(n):
+            if isinstance(n, ast.BinOp) and not is_on_purpose(c, n):
                 left = ast.unparse(n.left)
                 if isinstance(n.op, ast.Sub) and is_own(n.right, left, ("min", "amin", "nanmin")):
                     yield f"{c} subtracts the own minimum of {left}: a fixed scale is needed"
@@ -256,9 +251,14 @@ def pictures_keep_a_fixed_scale(nb):
                     yield f"{c} divides {left} by its own maximum: a fixed scale is needed"
         for n in calls(c):
             words = {k.arg for k in n.keywords}
-            fixed = {"vmin", "vmax"} <= words or words & {"norm", None} or meant(n)
+            fixed = {"vmin", "vmax"} <= words or words & {"norm", None} or is_on_purpose(c, n)
             if called(n) in ("imshow", "pcolormesh", "matshow") and not fixed:
                 yield f"{c} calls {called(n)} without vmin and vmax, which stretches each picture by its own range"
+
+
+def is_on_purpose(cell, node):
+    "Does a comment beside the code say that it stretches on purpose?"
+    return "min-max on purpose:" in "\n".join(cell.python.splitlines()[node.lineno - 1 : node.end_lineno])
 
 
 def is_own(node, name, methods):
@@ -435,7 +435,7 @@ def comment_lines(source):
 def undocumented(cell, owner, found, comments):
     "A sentence for each parameter without a comment of its own beside or above it (help= of a command counts)."
     last = {}
-    for name, node, end in found:
+    for name, _, end in found:
         last[end.end_lineno] = name
     for name, node, end in found:
         beside = end.end_lineno in comments and last[end.end_lineno] == name

@@ -206,7 +206,7 @@ def test_kept_result_follows_from_its_runs():
     if not tool.RESULT.exists():
         pytest.skip("data/results/bench_inference.json has not been made")
     r = json.loads(tool.RESULT.read_text())
-    for name, one in r["networks"].items():
+    for one in r["networks"].values():
         assert one["ways"]["loop"]["evaluations"] == 12_928
         assert one["ways"]["fast"]["evaluations"] <= 64
         for way in one["ways"].values():

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 def lines():
     "The commands of the recipe."
     block = re.search(r"## Your own data, step by step.*?```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.S)[1]
-    return [l for l in block.splitlines() if l and not l.startswith("#")]
+    return [line for line in block.splitlines() if line and not line.startswith("#")]
 
 
 @pytest.fixture(scope="module")
