@@ -8,25 +8,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmccd.cases.phantoms import write_phantom
-from mmccd.phantom import (
+from mmccd.anatomy import (
     AFFINE,
     BOX,
     GRID,
-    HEALTHY,
     KINDS,
     MODALITIES,
-    RELAXATION,
     VERSION,
     Anatomy,
     jacobian,
-    make_phantom,
-    mr_signal,
-    null_time,
     sample_deformation,
     smooth_noise,
     stream,
 )
+from mmccd.cases.phantoms import write_phantom
+from mmccd.phantom import make_phantom
+from mmccd.scanner import HEALTHY, RELAXATION, mr_signal, null_time
 
 FROZEN = Path(__file__).parent / "phantom_frozen.json"
 SLICES = range(76, 80)
