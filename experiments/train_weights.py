@@ -1,0 +1,360 @@
+"""Train the packaged weights of a method, set their thresholds and pack them, with their card.
+
+    python experiments/train_weights.py cycle                 into mmccd/weights/cycle
+    python experiments/train_weights.py threshold             what has nothing to learn: thresholds alone
+    python experiments/train_weights.py cycle --card-only     the card again, once the scores that it quotes are made
+
+experiments/weights.yaml says how. Stores and runs are kept in --work: an interrupted training goes on, and a finished
+one is not repeated. `masked` and `mmccd` take the decoder of the packaged `cycle`, so make that first. Tensors are
+packed as float16, once for all pairs or modalities; each of these has a threshold of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import shlex
+import shutil
+import sys
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from evidence import KINDS, MODALITIES, PAIRS, in_parallel
+
+import mmccd
+from mmccd import phantom
+from mmccd.baselines import Equalised
+from mmccd.cases.case import Case
+from mmccd.cases.store import SliceStore
+from mmccd.cli import main as mmccd_command
+from mmccd.detection.maps import map_slices
+from mmccd.detector import Detector, Threshold, calibrate, fingerprint, healthy_threshold, load_detector, save_variants
+from mmccd.files import write_atomic
+from mmccd.masked_diffusion import with_config
+from mmccd.runtime import duration
+from mmccd.slices import SLICE_RANGE
+from mmccd.tables import markdown_table
+from mmccd.unet import count_parameters
+from mmccd.weights.hub import WEIGHTS
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "data" / "results"
+FPR = 0.01
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the weights of a method are made (`train`, `places`, `recipe`, `rivals`), and the words of its card.
+
+    Attributes:
+        train: Options of `mmccd train`.
+        places: Axial places whose slices set the thresholds; empty: those of whole heads, of which 70 to 89 count.
+        recipe: The result whose scores the card quotes.
+        rivals: Rows beside them, by heading.
+    """
+
+    title: str
+    train: str
+    places: list[int]
+    recipe: str
+    rivals: dict[str, str]
+    what: str
+    network: str
+    drawn: str
+    loss: str
+    limits: str
+    sampler: str = ""
+
+
+def load_settings() -> tuple[dict[str, Settings], dict[str, str], str]:
+    """The settings by method, the options of both stores, and the limits that all cards name."""
+    found = yaml.safe_load((ROOT / "experiments" / "weights.yaml").read_text())
+    return {k: Settings(**v) for k, v in found["methods"].items()}, found["stores"], found["limits"]
+
+
+# training
+
+
+def commands(method: str, settings: Settings, stores: dict[str, str], work: Path) -> list[str]:
+    """The commands that make the store and the run of training."""
+    return [
+        f"mmccd prepare phantom {work}/train.zarr {stores['train']}",
+        f"mmccd train {method} {work}/train.zarr {settings.train} --out {work}/run-{method}",
+    ]
+
+
+def run_command(line: str) -> None:
+    """Run one `mmccd` command in this process.
+
+    Raises:
+        ValueError: It failed; it has said why.
+    """
+    if mmccd_command(shlex.split(line)[1:]):
+        raise ValueError(f"this command failed: {line}")
+
+
+def train(method: str, settings: Settings, stores: dict[str, str], work: Path) -> Path:
+    """The folder of the finished run, trained now or before."""
+    run = work / f"run-{method}"
+    record = run / "train.json"
+    known = json.loads(record.read_text()) if record.exists() else {}
+    if known.get("status") != "done":
+        prepare, learn = commands(method, settings, stores, work)
+        run_command(prepare)
+        run_command(learn + " --resume" * bool(known))
+    return run
+
+
+def as_packed(run: Path) -> Detector:
+    """A trained detector as it will be loaded: float16, and with the sampler `fast`."""
+    d = load_detector(run)
+    d.load_state_dict({k: v.half().float() if v.is_floating_point() else v for k, v in d.state_dict().items()})
+    return with_config(d, sampler="fast") if hasattr(d.config, "sampler") else d
+
+
+def variant(detector: Detector, name: str) -> Detector:
+    """The detector of one pair ("flair-t1") or of one modality ("flair")."""
+    return detector.for_pair(*name.split("-")) if "-" in name else detector.for_modality(name)
+
+
+def variant_names(detector: Detector) -> list[str]:
+    """All pairs, or all modalities, of the networks."""
+    return ["-".join(p) for p in PAIRS] if hasattr(detector.config, "target") else list(MODALITIES)
+
+
+# thresholds
+
+
+@torch.no_grad()
+def calibration_of(detector: Detector, store: Path, places: list[int]) -> dict[str, Any]:
+    """A threshold with 1 % of the brain of healthy subjects above it, as `Detector.calibration` keeps it.
+
+    Args:
+        detector: Need not be calibrated.
+        store: Healthy subjects at their own size, as `mmccd detect` sees them.
+        places: Axial places that are measured; empty: all, and of these 70 to 89 set the threshold.
+
+    Raises:
+        ValueError: The store has no slice at one of the places.
+    """
+    data, values = SliceStore(store).dataset(in_memory=False), []
+    if gone := sorted(set(places) - {r.place for r in data.rows}):
+        raise ValueError(f"the store has no slices at place {gone[0]}; prepare them")
+    chosen = [k for k, r in enumerate(data.rows) if not places or r.place in places]
+    for i in range(0, len(chosen), 16):
+        b = data.batch(chosen[i : i + 16])
+        a = map_slices(detector, b[detector.config.input], b["brain"])
+        values += [s[m] for s, m in zip(a, b["brain"])]
+    middle = [(v, data.rows[k].id) for v, k in zip(values, chosen) if data.rows[k].place in SLICE_RANGE]
+    pixels = torch.cat([v for v, _ in middle])
+    h = healthy_threshold(pixels, FPR)
+
+    def above(parts: list[torch.Tensor]) -> float:
+        return (torch.cat(parts) > h).double().mean().item()
+
+    shares = [above([v for v, r in middle if r == id]) for id in dict.fromkeys(r for _, r in middle)]
+    few = places and len(places) < len(SLICE_RANGE)
+    where = ", ".join(map(str, places)) if few else f"{SLICE_RANGE[0]} to {SLICE_RANGE[-1]}"
+    counts = {"pixels": len(pixels), "slices": len(middle), "subjects": len(shares)}
+    whole = {} if places else {"fpr_whole_heads": above(values)}
+    about = {"data": f"axial slices {where} of {data.describe()}", "date": date.today().isoformat()}
+    rates = {"fpr": FPR, "fpr_reached": above([pixels])}
+    return {"threshold": h, **rates, **counts, "fpr_of_subjects": [min(shares), max(shares)], **whole, **about}
+
+
+def calibrate_variant(run: Path, name: str, store: Path, places: list[int]) -> dict[str, Any]:
+    """The calibration of one variant of a run."""
+    return calibration_of(variant(as_packed(run), name), store, places)
+
+
+def head_slices(seed: int, index: int) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """Slices and brain of one healthy subject by modality; the brain mask comes from that modality alone."""
+    p = phantom.make_phantom("healthy", seed=seed, index=index, slices=SLICE_RANGE, twin=False)
+    cases = {m: Case.from_phantom(p, modalities=[m]) for m in phantom.MODALITIES}
+    return {m: (c.slices(m), c.brain_slices()) for m, c in cases.items()}
+
+
+def plain_thresholds(jobs: int, subjects: int = 40, held_out: int = 20, seed: int = 4711) -> dict[str, Detector]:
+    """The plain thresholds, calibrated on some phantoms and checked on others; the seed is used nowhere else."""
+    heads, found = list(in_parallel(head_slices, [(seed, i) for i in range(subjects + held_out)], jobs)), {}
+    what = f"healthy phantom subjects, axial slices {SLICE_RANGE[0]} to {SLICE_RANGE[-1]}, no lesion anywhere"
+    about = {"subjects": subjects, "seed": seed, "phantom": phantom.VERSION, "version": mmccd.__version__}
+    for m in phantom.MODALITIES:
+        x, brain = (torch.cat(t) for t in zip(*(h[m] for h in heads[:subjects])))
+        d = found[m] = calibrate(Threshold(input=m), x, brain, FPR, what, **about, date=date.today().isoformat())
+        others = (h[m] for h in heads[subjects:])
+        rates = [d.segment(d.anomaly_map(x, b))[b].double().mean().item() for x, b in others]
+        low, high, mean, sd = min(rates), max(rates), float(np.mean(rates)), float(np.std(rates, ddof=1))
+        checked = {"subjects": held_out, "fpr_mean": mean, "fpr_sd": sd, "fpr_min": low, "fpr_max": high}
+        d.calibration["held_out"] = checked
+    return found
+
+
+# packing
+
+
+def pack(method: str, settings: Settings, stores: dict[str, str], work: Path, out: Path, jobs: int) -> Path:
+    """Train and calibrate a method and put its folder in its place; the run it comes from."""
+    run, store = train(method, settings, stores, work), work / "calibrate.zarr"
+    run_command(f"mmccd prepare phantom {store} {stores['calibrate']}")
+    detector = as_packed(run)
+    names = variant_names(detector)
+    tasks = [(run, name, store, settings.places) for name in names]
+    detectors = {}
+    for name, calibration in zip(names, in_parallel(calibrate_variant, tasks, jobs)):
+        detectors[name] = variant(detector, name)
+        detectors[name].calibration = calibration
+        low, high = calibration["fpr_of_subjects"]
+        print(f"{method}-{name}: threshold {calibration['threshold']:.4g}, in single subjects {low:.2%} to {high:.2%}")
+    save_variants(detectors, out / method, half=True)
+    return run
+
+
+def pack_untrained(method: str, stores: dict[str, str], work: Path, out: Path, jobs: int) -> None:
+    """The same for what has nothing to learn; its card is written by hand."""
+    if method == "threshold":
+        found = plain_thresholds(jobs)
+    else:
+        run_command(f"mmccd prepare phantom {work}/calibrate.zarr {stores['calibrate']}")
+        found = {m: Equalised(input=m) for m in MODALITIES}
+        for d in found.values():
+            d.calibration = calibration_of(d, work / "calibrate.zarr", list(SLICE_RANGE))
+    save_variants(found, out / method, half=True)
+
+
+# the card
+
+
+def packed_fingerprints(method: str, out: Path) -> dict[str, str]:
+    """Fingerprints of the packed detectors, by their rows in the results, such as "cycle flair-t1"."""
+    names = variant_names(load_detector(out / method))
+    return {f"{method} {n}": fingerprint(load_detector(out / method, variant=n)) for n in names}
+
+
+GIVEN_BACK = (
+    " Given back: the share of a glioma's contrast to the healthy twin that is in the reconstruction (100%: the lesion "
+    "is copied, 0%: the healthy tissue is back)."
+)
+
+
+def quote_scores(method: str, settings: Settings, out: Path) -> str:
+    """The evidence as a table, if it was made with these very weights."""
+    file, packed = RESULTS / f"{settings.recipe}.json", packed_fingerprints(method, out)
+    r = json.loads(file.read_text()) if file.exists() else {"methods": {}}
+    if any(r["methods"].get(key, {}).get("fingerprint") != found for key, found in packed.items()):
+        return f"Not measured yet: `python experiments/run.py {settings.recipe}`."
+
+    def ap(key: str) -> list[str]:
+        return [f"{r['kinds'][kind][key]['summary']['ap']['mean']:.2f}" for kind in KINDS]
+
+    def rival(name: str, key: str) -> str:
+        return next(
+            k for k in (f"{name} {key.split()[1]}", f"{name} {r['methods'][key]['input']}") if k in r["methods"]
+        )
+
+    copied, rows = r.get("copies", {"summary": {}})["summary"], []
+    for key in packed:
+        others = [", ".join(ap(rival(name, key))) for name in settings.rivals.values()]
+        row = [key.replace(" ", "-"), *ap(key), *others, f"{r['healthy']['summary'][key]['mean']:.1%}"]
+        rows.append(row + ([f"{copied[key]['copied']['mean']:.0%}"] if copied else []))
+    head = ["detector", *(f"AP {name}" for name in KINDS.values()), *settings.rivals, "healthy brain above"]
+    n = ", ".join(f"{len(r['subjects'][k]['rows'])} {k}" for k in KINDS)
+    return (
+        markdown_table(head + ["lesion given back"] * bool(copied), rows)
+        + f"\n\nAverage precision, slice protocol, phantoms of seed {r['seed']['evidence']} ({n}, "
+        + f"{len(r['healthy']['ids'])} healthy), {r['date']}, `python experiments/run.py {settings.recipe}`."
+        + GIVEN_BACK * bool(copied)
+    )
+
+
+def facts(run: Path, detectors: list[Detector]) -> dict[str, Any]:
+    """What the record, the log and the thresholds of a run say."""
+    record = json.loads((run / "train.json").read_text())
+    about, last = record["about"], record["result"]
+    c, one = detectors[0].calibration, detectors[0]
+    with (run / "log.csv").open() as log:
+        val = {int(r["step"]): float(r["val_loss"]) for r in csv.DictReader(log) if r["val_loss"]}
+    at, parts = min(val, key=val.get), {k: count_parameters(getattr(one, k)) for k in ("f", "g") if hasattr(one, k)}
+    whole = [d.calibration["fpr_whole_heads"] for d in detectors if "fpr_whole_heads" in d.calibration]
+    return {
+        "parameters": count_parameters(one),
+        **parts,
+        "data": about["data"]["what"],
+        "validation": about["validation"]["what"],
+        "t": about["training"],
+        "samples": last["samples"],
+        "loss": f"validation {val[0]:.4f} before, lowest {val[at]:.4f} at step {at}, {last['val_loss']:.4f} at the end",
+        "c": c,
+        "whole": f"over whole heads it is {min(whole):.1%} to {max(whole):.1%}, " if whole else "",
+        "most": max(d.calibration["fpr_of_subjects"][1] for d in detectors),
+        "made": f"{record['date']}, {record['device']}, torch {record['torch']}, {duration(last['seconds'])}",
+    }
+
+
+def write_card(method: str, settings: Settings, stores: dict[str, str], limits: str, run: Path, out: Path) -> None:
+    """Card, curve and log of the training, beside the tensors."""
+    names = variant_names(load_detector(out / method))
+    f = facts(run, [load_detector(out / method, variant=n) for n in names])
+    t, c = f["t"], f["c"]
+    rows = [
+        ["detectors", settings.what],
+        ["network", settings.network.format(**f)],
+        ["learned from", f["data"]],
+        ["validated on", f["validation"]],
+        ["steps, samples", f"{t['steps']} steps of {t['batch_size']} slices, {f['samples']:,} seen, {settings.drawn}"],
+        ["settings", f"seed {t['seed']}, AdamW {t['lr']:g}, averaged weights ({t['ema']})"],
+        ["loss", f"{settings.loss}: {f['loss']} ([curve](curve.png), [log](log.csv))"],
+        *([["sampler", settings.sampler]] if settings.sampler else []),
+        [
+            "thresholds",
+            f"{c['fpr']:.0%} of the brain of {c['subjects']} other healthy subjects lies above ({c['data']}); "
+            f"{f['whole']}in single subjects 0% to {f['most']:.0%}",
+        ],
+        ["made", f["made"]],
+    ]
+    text = (
+        f"# {method}: {settings.title}\n\n**For research and teaching, not a medical device.**\n\n"
+        f"{markdown_table(['', ''], rows)}\n\nMade by `python experiments/train_weights.py {method}`, which runs\n\n"
+        + "```sh\n"
+        + "\n".join(commands(method, settings, stores, Path("work")))
+        + "\n```\n\nand sets the thresholds.\n\n"
+        f"## Scores\n\n{quote_scores(method, settings, out)}\n\n"
+        f"## Limits\n\n{(settings.limits + ' ').lstrip()}{limits}\n"
+    )
+    write_atomic(out / method / "README.md", text.encode())
+    for name in ("curve.png", "log.csv"):
+        shutil.copy(run / name, out / method / name)
+
+
+def main(argv: list[str] | None = None) -> int:
+    known, stores, limits = load_settings()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("method", choices=["threshold", "equalised", *known])
+    parser.add_argument("--work", type=Path, default=ROOT / "build" / "experiments", help="folder for stores and runs")
+    parser.add_argument("--out", type=Path, default=WEIGHTS, help="folder that gets a folder for the method")
+    parser.add_argument("--jobs", type=int, default=1, help="processes that set thresholds")
+    parser.add_argument("--card-only", action="store_true", help="write the card of packed weights again")
+    args = parser.parse_args(argv)
+    if args.method not in known:
+        pack_untrained(args.method, stores, args.work, args.out, args.jobs)
+        return 0
+    settings, run = known[args.method], args.work / f"run-{args.method}"
+    if not args.card_only:
+        run = pack(args.method, settings, stores, args.work, args.out, args.jobs)
+    elif not (run / "train.json").exists():
+        raise ValueError(f"there is no run of training in {run}, whose facts the card names")
+    write_card(args.method, settings, stores, limits, run, args.out)
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except (ValueError, OSError) as error:
+        sys.exit(print(f"error: {error}", file=sys.stderr) or 2)
