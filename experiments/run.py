@@ -93,8 +93,7 @@ def make(recipe: Recipe, job: Job, options: dict[str, Any]) -> dict[str, Any]:
     """The result of a recipe whose probe is given these options: how it was made, then what was found."""
     found = importlib.import_module(f"probes.{recipe.probe}").run(options, job)
     command = {"command": f"python experiments/run.py {recipe.name}"}
-    before = {"before": recipe.before} if recipe.before else {}
-    facts = {"recipe": recipe.path} | command | before | circumstances(job.device) | recipe.head
+    facts = {"recipe": recipe.path} | command | {"before": recipe.before} | circumstances(job.device) | recipe.head
     return json.loads(json.dumps(round_floats(facts | found)))
 
 

@@ -16,6 +16,8 @@ RESULTS = sorted(p.stem for p in (ROOT / "data" / "results").glob("*.json"))
 MEASURED = [n for n in RESULTS if not runner.load_recipe(n).command]
 NEWER = {"recipe", "command", "before", "date", "device", "torch", "mmccd", "phantom", "seed"}
 """Facts that all results say now; some older ones said less."""
+ADDED = {"jaccard", "precision", "recall"}
+"""Scores that `score_subjects` has learned since the oldest results were made."""
 
 
 def kept(name):
@@ -78,12 +80,13 @@ def alike(a, b):
 def differences(new, old, path=()):
     """Keys of `new` that `old` lacks, and the other way round. Fewer rows of the same kind are no difference."""
     if isinstance(new, dict) and isinstance(old, dict):
-        yield from (f"new: {'/'.join((*path, k))}" for k in new.keys() - old.keys() - (NEWER if not path else set()))
+        known = ADDED if path else NEWER
+        yield from (f"new: {'/'.join((*path, k))}" for k in new.keys() - old.keys() - known)
         for k in old.keys() - new.keys():
             siblings = [old[s] for s in new.keys() & old.keys()]
-            rows = path and isinstance(old[k], (dict, list)) and any(alike(old[k], s) for s in siblings)
-            numbers = len(path) and path[-1] in ("evaluations", "subjects", "weights", "patients", "spread")
-            if not (rows or numbers):
+            rows = path and isinstance(old[k], (dict, list)) and (not new or any(alike(old[k], s) for s in siblings))
+            numbers = len(path) and path[-1] in ("evaluations", "subjects", "weights", "patients")
+            if not (rows or numbers or k == "error"):  # an error depends on the subjects
                 yield f"gone: {'/'.join((*path, k))}"
         for k in new.keys() & old.keys():
             yield from differences(new[k], old[k], (*path, k))
