@@ -18,6 +18,8 @@ NEWER = {"recipe", "command", "before", "date", "device", "torch", "mmccd", "pha
 """Facts that all results say now; some older ones said less."""
 ADDED = {"jaccard", "precision", "recall"}
 """Scores that `score_subjects` has learned since the oldest results were made."""
+PRINTS = {"fingerprint", "fingerprint_v1"}
+"""Older results keep the older kind of fingerprint, where their networks are gone."""
 
 
 def kept(name):
@@ -80,13 +82,13 @@ def alike(a, b):
 def differences(new, old, path=()):
     """Keys of `new` that `old` lacks, and the other way round. Fewer rows of the same kind are no difference."""
     if isinstance(new, dict) and isinstance(old, dict):
-        known = ADDED if path else NEWER
+        known = (ADDED | PRINTS) if path else NEWER
         yield from (f"new: {'/'.join((*path, k))}" for k in new.keys() - old.keys() - known)
         for k in old.keys() - new.keys():
             siblings = [old[s] for s in new.keys() & old.keys()]
             rows = path and isinstance(old[k], (dict, list)) and (not new or any(alike(old[k], s) for s in siblings))
             numbers = len(path) and path[-1] in ("evaluations", "subjects", "weights", "patients")
-            if not (rows or numbers or k == "error"):  # an error depends on the subjects
+            if not (rows or numbers or k == "error" or k in PRINTS):  # an error depends on the subjects
                 yield f"gone: {'/'.join((*path, k))}"
         for k in new.keys() & old.keys():
             yield from differences(new[k], old[k], (*path, k))
