@@ -2,8 +2,8 @@
 
 import json
 
-import numpy as np
 import inference as tool
+import numpy as np
 import pytest
 import torch
 
