@@ -29,12 +29,14 @@ RENAMED = {"train": {"--back": "--decoder"}}  # by command: options that still w
 
 WORDINGS = {"int_parsing": "it must be a whole number", "float_parsing": "it must be a number"}  # by error of pydantic
 
-O = TypeVar("O", bound=Options)  # noqa: E741  an options class
+SomeOptions = TypeVar("SomeOptions", bound=Options)
 
 _RUN: dict[type[Options], Callable[[Any], int | None]] = {}
 
 
-def command(options: type[O], epilog: str) -> Callable[[Callable[[O], int | None]], Callable[[O], int | None]]:
+def command(
+    options: type[SomeOptions], epilog: str
+) -> Callable[[Callable[[SomeOptions], int | None]], Callable[[SomeOptions], int | None]]:
     """Return a decorator that makes a function the command of a class of options.
 
     The function takes the options and returns an exit code, or None for 0. Its docstring is the command's help.
@@ -44,8 +46,8 @@ def command(options: type[O], epilog: str) -> Callable[[Callable[[O], int | None
         epilog: the last lines of the help, with examples.
     """
 
-    def register(run: Callable[[O], int | None]) -> Callable[[O], int | None]:
-        def parsed(**values: Any) -> O:
+    def register(run: Callable[[SomeOptions], int | None]) -> Callable[[SomeOptions], int | None]:
+        def parsed(**values: Any) -> SomeOptions:
             return options(**values)
 
         signature = inspect.signature(options)

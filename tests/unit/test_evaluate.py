@@ -292,7 +292,7 @@ def test_evaluate_nothing(cases, tmp_path, make, words):
 def test_lesion_outside_the_protocol_slices():
     affine = np.diag([-1.0, -1, 1, 1])
     affine[1, 3] = 239  # the BraTS grid, of which this is the lower part
-    lesion = np.zeros((240, 240, 92), bool)
+    lesion = np.zeros((240, 240, 72), bool)
     lesion[100:110, 100:110, 20] = True
     brain = np.zeros_like(lesion)
     brain[98:112, 98:112] = True
@@ -349,3 +349,16 @@ def test_evaluate_warns_of_a_threshold_for_other_maps(cases, tmp_path):
         == said(None, median)
         == []
     )  # pieces do not change the map
+
+
+def test_the_truth_itself_scores_1(cases, tmp_path):
+    "In everything, through files and all."
+    truth = Case.load(cases / "c0")
+    (tmp_path / "out/c0").mkdir(parents=True)
+    truth.save(truth.lesion.astype(np.float32), tmp_path / "out/c0/c0_anomaly.nii.gz")
+    (tmp_path / "out/detect.json").write_text(json.dumps({"calibration": {"threshold": 0.5}}))
+    for protocol in ("slice", "volume"):
+        row = evaluate(tmp_path / "out", cases / "c0", protocol)["scores"]["subjects"][0]
+        perfect = ("dice", "dice_oracle", "jaccard", "ap", "auroc", "lesion_recall")
+        assert {k: row[k] for k in perfect} == dict.fromkeys(perfect, 1)
+        assert row["assd"] == row["hd95"] == row["false_lesions"] == row["fpr"] == 0
