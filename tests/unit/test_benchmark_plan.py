@@ -16,7 +16,7 @@ from mmccd.benchmark import schedule
 from mmccd.benchmark.networks import entries
 from mmccd.benchmark.plan import RECIPES, RENAMED, Plan, split_lists, stopping_rule, write_or_check_plan
 from mmccd.benchmark.run import describe_plan, run_benchmark
-from mmccd.benchmark.schedule import Task, list_tasks, run_in_pool, run_in_turn
+from mmccd.benchmark.schedule import ProgressDisplay, Task, list_tasks, run_in_pool, run_in_turn, task_summary
 from mmccd.cases.subjects import split_from_lists
 from mmccd.phantom import KINDS
 from mmccd.training_loop import TrainConfig
@@ -260,3 +260,26 @@ def test_a_task_that_fails(inline):
         list(run_in_pool([Task("a", None, fails), Task("b", "a", partial(log.append, "b"))], 2, SilentDisplay()))
     assert inline.interrupted
     assert not log
+
+
+def test_a_line_for_each_task_where_there_is_no_terminal(tmp_path, capsys):
+    row = {"kinds": {"ms": {"summary": {"ap": {"mean": 0.5}}}}}
+    training = {"result": {"step": 40, "val_loss": 0.0123456}}
+    with ProgressDisplay(2, tmp_path) as display:
+        for name, result in (("train dae", training), ("score dae-flair", row)):
+            display.begin(name)
+            display.end(name, task_summary(result))
+        display.begin("train ae")
+        (tmp_path / "runs/ae").mkdir(parents=True)
+        assert display.describe("train ae") == "train ae"
+        (tmp_path / "runs/ae/log.csv").write_text("step,loss\n10,0.5\n20,0.4\n")
+        assert display.describe("train ae") == "train ae: step 20"
+    out, err = capsys.readouterr()
+    assert not out
+    assert [line for line in err.splitlines() if line] == [
+        "train dae: 40 steps, validation loss 0.01235, 0 s",
+        "score dae-flair: AP 0.50 (ms), 0 s",
+    ]
+    with ProgressDisplay(1, tmp_path, show=False) as display:
+        display.message("nobody reads this")
+    assert capsys.readouterr() == ("", "")

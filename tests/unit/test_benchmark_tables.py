@@ -2,14 +2,16 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from mmccd.benchmark import figures
 from mmccd.benchmark.dataset import ScoredSubject
-from mmccd.benchmark.measure import RECALLS, pictured, precision_at
+from mmccd.benchmark.measure import RECALLS, pictured, precision_at, score_kind
 from mmccd.benchmark.result import compare_rows
 from mmccd.benchmark.tables import (
     PUBLISHED,
@@ -62,6 +64,21 @@ def test_pictured():
     many = [glioma(f"{n:02}", n) for n in range(20)] + [ScoredSubject("ms", "ms", 0, 99.0, 1.0, {})]
     assert pictured(many) == ["02", "06", "10", "14", "18"]
     assert pictured(many, 1) == ["10"]
+
+
+def test_a_perfect_map():
+    "It has the best of every score, at any threshold that parts it; no threshold beats the oracle, and AP needs none."
+    rng = torch.Generator().manual_seed(0)
+    brain = torch.ones(1, 1, 16, 16, dtype=torch.bool)
+    batches = [{"brain": brain, "lesion": torch.rand(1, 1, 16, 16, generator=rng) > 0.8} for _ in range(3)]
+    subjects = [replace(glioma(str(k), k), batch=b) for k, b in enumerate(batches)]
+    perfect = score_kind(subjects, [b["lesion"].float() for b in batches], 0.5)["summary"]
+    assert [perfect[k]["mean"] for k in ("dice", "dice_oracle", "ap", "auroc", "recall")] == [1] * 5
+    assert perfect["assd"]["mean"] == perfect["assd_oracle"]["mean"] == perfect["fpr"]["mean"] == 0
+    noisy = [b["lesion"] + torch.rand(1, 1, 16, 16, generator=rng) * 2 for b in batches]
+    found = [score_kind(subjects, noisy, h)["summary"] for h in (0.2, 1.0, 1.8)]
+    assert all(s["dice_oracle"]["mean"] >= s["dice"]["mean"] for s in found)
+    assert len({s["ap"]["mean"] for s in found}) == 1
 
 
 def test_compared_rows():
