@@ -22,8 +22,9 @@ from mmccd.cases.store import SliceStore
 from mmccd.detector import Detector, EverythingPositive, fingerprint, healthy_threshold, load_detector
 from mmccd.pools import start_worker
 from mmccd.runtime import single_thread
-from mmccd.scoring import bootstrap_interval, paired_bootstrap, score_subjects, slice_protocol
+from mmccd.scoring import slice_protocol
 from mmccd.slices import to_volume
+from mmccd.summary import bootstrap_interval, paired_bootstrap, score_subjects
 from mmccd.translate import directed_pairs
 
 MODALITIES = ("flair", "t1", "t2")

@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 import torch
 
-from . import scoring
+from . import scoring, summary
 from .detector import healthy_threshold
 from .masking import even_masks, pool, published_masks
 from .slices import resize, resize_labels
@@ -294,18 +294,18 @@ def clean_scores(
     out = {}
     for fpr in fprs:
         h = healthy_threshold(values, fpr)
-        shapes = [scoring.score_shapes(np.asarray(a) > h, t, b, spacing) for _, a, t, b in (subjects[k] for k in ill)]
+        shapes = [summary.score_shapes(np.asarray(a) > h, t, b, spacing) for _, a, t, b in (subjects[k] for k in ill)]
         alarms = [
-            dict(id=id, **scoring.false_area(np.asarray(a) > h, b, spacing))
+            dict(id=id, **summary.false_area(np.asarray(a) > h, b, spacing))
             for k, (id, a, _, b) in enumerate(subjects)
             if k not in ill
         ]
-        out[f"{100 * fpr:g} %"] = scoring.score_subjects(
+        out[f"{100 * fpr:g} %"] = summary.score_subjects(
             [pairs[k] for k in ill], h, "slice" if np.ndim(maps[0]) == 2 else "volume", shapes=shapes
         ) | dict(
             rate=fpr,
             healthy=dict(
-                subjects=alarms, summary={c: scoring.summarise(alarms, c) for c in ("share", "cm2", "false_a_slice")}
+                subjects=alarms, summary={c: summary.summarise(alarms, c) for c in ("share", "cm2", "false_a_slice")}
             ),
         )
     return out

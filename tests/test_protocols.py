@@ -14,6 +14,7 @@ from sklearn.metrics import roc_auc_score
 
 from mmccd import protocols as P
 from mmccd import scoring as S
+from mmccd import summary
 from mmccd.detector import healthy_threshold
 from mmccd.masking import even_masks, published_masks
 from mmccd.protocols import CLEAN, PAPER, Quirks, clean_scores, clean_table, paper_scores
@@ -193,7 +194,7 @@ def test_fitted_is_the_oracle_of_the_last_chapter(test, healthy):
     _maps, _truths, _brains = test
     r = paper_scores(*test, alone(fitted=True))
     inside = [(a[b], t[b]) for a, t, b in zip(*test)][:3]
-    h = S.best_threshold(*zip(*inside))
+    h = summary.best_threshold(*zip(*inside))
     best = np.mean([S.dice(s > h, t) for s, t in inside])
     assert r["dice"] == pytest.approx(best, abs=1e-12)
     assert r["dice_curve"].max() == pytest.approx(best, abs=1e-12)

@@ -18,6 +18,7 @@ from scipy.stats import bootstrap, mannwhitneyu
 from sklearn import metrics
 
 from mmccd import scoring as S
+from mmccd import summary as T
 
 REAL = Path(__file__).resolve().parent.parent.parent / "shared/real/brats2021"
 quick = settings(max_examples=100, deadline=None)
@@ -132,7 +133,7 @@ def test_random_scores_are_at_chance():
 def test_a_perfect_score_is_perfect():
     truth = np.arange(10) > 6
     assert S.average_precision(truth, truth) == S.auroc(truth, truth) == 1
-    assert S.dice(truth > S.best_threshold([truth], [truth]), truth) == 1
+    assert S.dice(truth > T.best_threshold([truth], [truth]), truth) == 1
 
 
 # ---- the oracle
@@ -151,7 +152,7 @@ def every_threshold(subjects):
 @given(subject_of())
 def test_dice_steps_by_definition(s):
     score, truth = s
-    values, found = S.dice_steps(score, truth)
+    values, found = T.dice_steps(score, truth)
     assert values.tolist() == sorted(set(score.tolist()), reverse=True)  # distinct: ties are passed together
     assert found == pytest.approx([S.dice(score >= v, truth) for v in values])
 
@@ -159,7 +160,7 @@ def test_dice_steps_by_definition(s):
 @quick
 @given(st.lists(subject_of(), min_size=1, max_size=5))
 def test_oracle_equals_brute_force(subjects):
-    h = S.best_threshold(*zip(*subjects))
+    h = T.best_threshold(*zip(*subjects))
     found = [mean_dice(subjects, t) for t in every_threshold(subjects)]
     assert mean_dice(subjects, h) == pytest.approx(max(found))
     assert (
@@ -170,7 +171,7 @@ def test_oracle_equals_brute_force(subjects):
 @quick
 @given(st.lists(subject_of(st.floats(-1e6, 1e6)), min_size=1, max_size=4))
 def test_oracle_equals_brute_force_on_floats(subjects):
-    h = S.best_threshold(*zip(*subjects))
+    h = T.best_threshold(*zip(*subjects))
     assert math.isfinite(h)
     assert mean_dice(subjects, h) == pytest.approx(max(mean_dice(subjects, t) for t in every_threshold(subjects)))
 
@@ -178,14 +179,14 @@ def test_oracle_equals_brute_force_on_floats(subjects):
 @quick
 @given(st.lists(subject_of(), min_size=1, max_size=4), st.floats(-3, 8))
 def test_oracle_is_never_below_any_threshold(subjects, h):
-    assert mean_dice(subjects, S.best_threshold(*zip(*subjects))) >= mean_dice(subjects, h) - 1e-9
+    assert mean_dice(subjects, T.best_threshold(*zip(*subjects))) >= mean_dice(subjects, h) - 1e-9
 
 
 @quick
 @given(st.lists(subject_of(), min_size=1, max_size=4))
 def test_fewer_subjects_flatter_the_oracle(subjects):
-    each = np.mean([mean_dice([s], S.best_threshold([s[0]], [s[1]])) for s in subjects])
-    assert each >= mean_dice(subjects, S.best_threshold(*zip(*subjects))) - 1e-9
+    each = np.mean([mean_dice([s], T.best_threshold([s[0]], [s[1]])) for s in subjects])
+    assert each >= mean_dice(subjects, T.best_threshold(*zip(*subjects))) - 1e-9
 
 
 def test_oracle_on_float32_marks_what_it_says():
@@ -193,10 +194,10 @@ def test_oracle_on_float32_marks_what_it_says():
     rng = np.random.default_rng(0)
     scores = [rng.normal(size=500).astype(np.float32) for _ in range(5)]
     truths = [s + rng.normal(size=500) > 1 for s in scores]
-    h = S.best_threshold(scores, truths)
+    h = T.best_threshold(scores, truths)
     for s in scores:
         np.testing.assert_array_equal(s > h, s.astype(np.float64) > h)
-    everything = S.best_threshold([np.full(4, 1e9, np.float32)], [np.ones(4)])
+    everything = T.best_threshold([np.full(4, 1e9, np.float32)], [np.ones(4)])
     assert (np.full(4, 1e9, np.float32) > everything).all()
 
 
@@ -204,10 +205,10 @@ def test_oracle_sorts_once_and_does_not_loop_over_thresholds(monkeypatch):
     "A hundred slices of 17,000 pixels: one sort a subject and one of the pool, no call per threshold."
     rng, sorts = np.random.default_rng(0), []
     real = np.argsort
-    monkeypatch.setattr(S.np, "argsort", lambda a, **k: sorts.append(a.size) or real(a, **k))
+    monkeypatch.setattr(T.np, "argsort", lambda a, **k: sorts.append(a.size) or real(a, **k))
     scores = [rng.normal(size=17_000).astype(np.float32) for _ in range(100)]
     truths = [rng.random(17_000) < 0.1 for _ in scores]
-    S.best_threshold(scores, truths)
+    T.best_threshold(scores, truths)
     assert len(sorts) == 101
     assert sum(sorts) <= 2 * 100 * 17_000
 
@@ -220,23 +221,23 @@ def test_bootstrap_against_scipy():
     theirs = bootstrap(
         (v,), np.mean, n_resamples=20_000, method="percentile", rng=np.random.default_rng(1)
     ).confidence_interval
-    assert S.bootstrap_interval(v, n=20_000) == pytest.approx(tuple(theirs), abs=0.003)
+    assert T.bootstrap_interval(v, n=20_000) == pytest.approx(tuple(theirs), abs=0.003)
 
 
 @quick
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=20))
 def test_bootstrap_laws(values):
-    low, high = S.bootstrap_interval(values, n=200)
+    low, high = T.bootstrap_interval(values, n=200)
     assert min(values) - 1e-12 <= low <= high <= max(values) + 1e-12
-    wide = S.bootstrap_interval(values, n=200, level=0.99)
+    wide = T.bootstrap_interval(values, n=200, level=0.99)
     assert wide[0] <= low
     assert high <= wide[1]
-    assert S.bootstrap_interval(values, n=200) == (low, high)  # same seed, same interval
-    assert S.bootstrap_interval([0.3] * len(values), n=50) == pytest.approx((0.3, 0.3))
+    assert T.bootstrap_interval(values, n=200) == (low, high)  # same seed, same interval
+    assert T.bootstrap_interval([0.3] * len(values), n=50) == pytest.approx((0.3, 0.3))
 
 
 def test_bootstrap_of_one_says_nothing():
-    assert all(map(math.isnan, S.bootstrap_interval([0.5])))
+    assert all(map(math.isnan, T.bootstrap_interval([0.5])))
 
 
 # ---- protocols
@@ -303,16 +304,16 @@ def cohort(seed=0, n=6, size=60):
 
 def test_alone_as_in_a_batch():
     subjects = cohort()
-    batch = S.score_subjects(subjects, 0.7)["subjects"]
+    batch = T.score_subjects(subjects, 0.7)["subjects"]
     for s, row in zip(subjects, batch):
-        alone = S.score_subjects([s], 0.7)["subjects"][0]
+        alone = T.score_subjects([s], 0.7)["subjects"][0]
         assert alone.pop("dice_oracle") >= row["dice_oracle"] - 1e-12  # the one column that looks at the others
         assert alone == {k: v for k, v in row.items() if k != "dice_oracle"}
-    assert S.score_subjects(subjects[::-1], 0.7)["subjects"] == batch[::-1]
+    assert T.score_subjects(subjects[::-1], 0.7)["subjects"] == batch[::-1]
 
 
 def test_rows_against_scikit_learn():
-    for (name, s, t), row in zip(cohort(), S.score_subjects(cohort(), 0.7)["subjects"]):
+    for (name, s, t), row in zip(cohort(), T.score_subjects(cohort(), 0.7)["subjects"]):
         assert row["ap"] == pytest.approx(metrics.average_precision_score(t, s))
         assert row["auroc"] == pytest.approx(metrics.roc_auc_score(t, s))
         for c, f in dict(
@@ -327,21 +328,21 @@ def test_rows_against_scikit_learn():
 @quick
 @given(st.integers(0, 10_000), st.floats(-1, 2))
 def test_oracle_column_is_never_below_the_calibrated_one(seed, threshold):
-    r = S.score_subjects(cohort(seed, 3, 20), threshold)["summary"]
+    r = T.score_subjects(cohort(seed, 3, 20), threshold)["summary"]
     assert r["dice_oracle"]["mean"] >= r["dice"]["mean"] - 1e-9
 
 
 def test_summary_is_the_mean_over_subjects():
     subjects = cohort() + [("big", np.random.default_rng(9).random(5000), np.random.default_rng(8).random(5000) < 0.1)]
-    r = S.score_subjects(subjects, 0.7)
-    for c in S.COLUMNS:
+    r = T.score_subjects(subjects, 0.7)
+    for c in T.COLUMNS:
         values = [row[c] for row in r["subjects"]]
         assert r["summary"][c]["mean"] == pytest.approx(np.mean(values))  # a big subject weighs as much as a small one
-        assert (r["summary"][c]["low"], r["summary"][c]["high"]) == pytest.approx(S.bootstrap_interval(values))
+        assert (r["summary"][c]["low"], r["summary"][c]["high"]) == pytest.approx(T.bootstrap_interval(values))
 
 
 def test_floor():
-    r = S.score_subjects(S.everything_positive(cohort()), 0)
+    r = T.score_subjects(T.everything_positive(cohort()), 0)
     for row in r["subjects"]:
         p = row["prevalence"]
         assert (row["dice"], row["dice_oracle"], row["ap"], row["auroc"], row["fpr"]) == pytest.approx(
@@ -358,27 +359,27 @@ def test_result_is_json_and_says_how():
         (cohort() + [healthy], np.float32(0.7)),
         ([("all", np.ones(3), np.ones(3))], 0),
     ):
-        r = S.score_subjects(subjects, h, protocol="volume")
+        r = T.score_subjects(subjects, h, protocol="volume")
         assert json.loads(json.dumps(r, allow_nan=False)) == r
         assert r["protocol"] == "volume"
         assert (r["threshold"] is None) == (h is None)
         assert "labels" in r["oracle_origin"]
         assert "calibrated" in (r["threshold_origin"] or "calibrated")
-        S.format_table({"x": r})
-    row = S.score_subjects([healthy], 3)["subjects"][0]
+        T.format_table({"x": r})
+    row = T.score_subjects([healthy], 3)["subjects"][0]
     assert (row["ap"], row["auroc"], row["dice"], row["fpr"]) == (None, None, 0, 0.2)
-    mixed = S.score_subjects(cohort() + [healthy], 0.7)["summary"]
+    mixed = T.score_subjects(cohort() + [healthy], 0.7)["summary"]
     assert mixed["ap"]["n"] == 6
     assert mixed["fpr"]["n"] == mixed["dice"]["n"] == 7
 
 
 def test_table():
-    r = S.score_subjects(cohort(), 0.7)
-    lines = S.format_table(
+    r = T.score_subjects(cohort(), 0.7)
+    lines = T.format_table(
         {
-            "floor": S.score_subjects(S.everything_positive(cohort()), 0),
+            "floor": T.score_subjects(T.everything_positive(cohort()), 0),
             "A": r,
-            "no threshold": S.score_subjects(cohort()),
+            "no threshold": T.score_subjects(cohort()),
         }
     ).split("\n")
     assert "Slice protocol, 6 subjects" in lines[0]
@@ -398,20 +399,20 @@ def test_table():
 
 
 def test_different_protocols_do_not_share_a_table():
-    a, b, c = S.score_subjects(cohort()), S.score_subjects(cohort(), protocol="volume"), S.score_subjects(cohort()[:3])
+    a, b, c = T.score_subjects(cohort()), T.score_subjects(cohort(), protocol="volume"), T.score_subjects(cohort()[:3])
     for other in (b, c):
         with pytest.raises(ValueError, match="cannot share a table"):
-            S.format_table({"a": a, "b": other})
+            T.format_table({"a": a, "b": other})
 
 
 @pytest.mark.parametrize("other", [lambda s, t: (s[:-1], t[:-1]), lambda s, t: (s, t ^ (np.arange(t.size) == 0))])
 def test_other_pixels_do_not_share_a_table(other):
     "The same names, but another brain mask, or another truth."
-    a = S.score_subjects(cohort())
-    b = S.score_subjects([(id, *other(s, t)) for id, s, t in cohort()])
+    a = T.score_subjects(cohort())
+    b = T.score_subjects([(id, *other(s, t)) for id, s, t in cohort()])
     with pytest.raises(ValueError, match="the pixels that count, so they cannot share a table"):
-        S.format_table({"a": a, "b": b})
-    assert S.format_table({"a": a, "b": S.score_subjects([(id, -s, t) for id, s, t in cohort()])})
+        T.format_table({"a": a, "b": b})
+    assert T.format_table({"a": a, "b": T.score_subjects([(id, -s, t) for id, s, t in cohort()])})
 
 
 # ---- distances
@@ -552,7 +553,7 @@ def test_empty_masks_have_distances(shape, mm):
         ) == (0, 1, 0, 0)
         assert S.components(none)[1] == 0
         got = {
-            k: S.score_shapes(*v, full, mm)
+            k: T.score_shapes(*v, full, mm)
             for k, v in dict(both=(none, none), healthy=(one, none), missed=(none, one)).items()
         }
     assert got["both"]["assd"] == 0
@@ -647,8 +648,8 @@ def scene(seed=0, shape=(12, 11, 4)):
 @pytest.mark.parametrize(("at", "mm", "slices"), [((...,), (1, 2, 3), 3), ((..., 2), (1, 2), 1)])
 def test_shapes_of_a_subject(at, mm, slices):
     p, t, b = (v[at] for v in scene())
-    got = S.score_shapes(p, t, b, mm)
-    assert tuple(got) == S.SHAPES
+    got = T.score_shapes(p, t, b, mm)
+    assert tuple(got) == T.SHAPES
     assert got["assd"] == S.assd(p & b, t & b, mm)
     assert got["hd95"] == S.hd95(p & b, t & b, mm)
     assert got["lesion_recall"] == S.lesion_recall(p & b, t & b)
@@ -656,41 +657,41 @@ def test_shapes_of_a_subject(at, mm, slices):
     seen = [(p & b, t & b)] if p.ndim == 2 else [((p & b)[..., k], (t & b)[..., k]) for k in range(4)]
     assert got["false_a_slice"] == sum(S.false_lesions(*v) for v in seen) / slices  # as seen slice by slice
     assert got["size"] == pytest.approx(t.sum() * np.prod(mm) / (1000 if t.ndim == 3 else 100))  # ml, cm2
-    assert got == S.score_shapes(p | ~b, t | ~b, b, mm)  # outside the brain nothing counts
-    assert got != S.score_shapes(p, t, b | True, mm)
+    assert got == T.score_shapes(p | ~b, t | ~b, b, mm)  # outside the brain nothing counts
+    assert got != T.score_shapes(p, t, b | True, mm)
 
 
 def test_shapes_join_the_rows():
-    subjects, shapes = cohort(), [S.score_shapes(*scene(i)) for i in range(6)]
-    plain, r = S.score_subjects(subjects, 0.7), S.score_subjects(subjects, 0.7, shapes=shapes)
-    assert [{k: v for k, v in row.items() if k not in S.SHAPES} for row in r["subjects"]] == plain["subjects"]
-    assert [{k: row[k] for k in S.SHAPES} for row in r["subjects"]] == shapes
+    subjects, shapes = cohort(), [T.score_shapes(*scene(i)) for i in range(6)]
+    plain, r = T.score_subjects(subjects, 0.7), T.score_subjects(subjects, 0.7, shapes=shapes)
+    assert [{k: v for k, v in row.items() if k not in T.SHAPES} for row in r["subjects"]] == plain["subjects"]
+    assert [{k: row[k] for k in T.SHAPES} for row in r["subjects"]] == shapes
     assert json.loads(json.dumps(r, allow_nan=False)) == r
     for c in ("assd", "hd95", "false_a_slice"):
         assert r["summary"][c]["mean"] == pytest.approx(np.mean([s[c] for s in shapes]))
         assert c not in plain["summary"]
-    assert set(S.MORE) <= set(r["summary"])
+    assert set(T.MORE) <= set(r["summary"])
     assert {"jaccard", "precision", "recall"} <= set(plain["summary"])
-    alone = S.score_subjects(subjects[2:3], 0.7, shapes=shapes[2:3])["subjects"][0]
+    alone = T.score_subjects(subjects[2:3], 0.7, shapes=shapes[2:3])["subjects"][0]
     assert {k: v for k, v in alone.items() if k != "dice_oracle"} == {
         k: v for k, v in r["subjects"][2].items() if k != "dice_oracle"
     }
-    part = S.score_subjects(subjects, 0.7, shapes=[None, {"size": 3.0}] + shapes[2:])
+    part = T.score_subjects(subjects, 0.7, shapes=[None, {"size": 3.0}] + shapes[2:])
     assert part["summary"]["assd"]["n"] == 4
     assert part["subjects"][0]["size"] is None
     assert part["subjects"][1]["size"] == 3
 
 
 def test_two_tables():
-    subjects, shapes = cohort(), [S.score_shapes(*scene(i)) for i in range(6)]
-    plain, r = S.score_subjects(subjects, 0.7), S.score_subjects(subjects, 0.7, shapes=shapes)
-    assert S.format_table({"A": r}) == S.format_table({"A": plain}) == S.format_table({"A": r}, S.COLUMNS)
-    old = plain | {"summary": {c: plain["summary"][c] for c in S.COLUMNS}}  # a result from before there were shapes
-    assert S.format_table({"A": old}) == S.format_table({"A": r})
-    head, _, *lines = S.format_table({"A": r, "old": old}, S.MORE).split("\n")
+    subjects, shapes = cohort(), [T.score_shapes(*scene(i)) for i in range(6)]
+    plain, r = T.score_subjects(subjects, 0.7), T.score_subjects(subjects, 0.7, shapes=shapes)
+    assert T.format_table({"A": r}) == T.format_table({"A": plain}) == T.format_table({"A": r}, T.COLUMNS)
+    old = plain | {"summary": {c: plain["summary"][c] for c in T.COLUMNS}}  # a result from before there were shapes
+    assert T.format_table({"A": old}) == T.format_table({"A": r})
+    head, _, *lines = T.format_table({"A": r, "old": old}, T.MORE).split("\n")
     table = [[c.strip() for c in line.split("|")[1:-1]] for line in lines]
-    assert table[0] == ["detector", *S.MORE.values()]
-    assert table[3][1:] == ["-"] * len(S.MORE)
+    assert table[0] == ["detector", *T.MORE.values()]
+    assert table[3][1:] == ["-"] * len(T.MORE)
     assert "oracle" not in head
     m = r["summary"]["hd95"]
     assert table[2][table[0].index("HD95 (mm)")] == f"{m['mean']:.1f} [{m['low']:.1f}, {m['high']:.1f}]"
@@ -712,11 +713,11 @@ def test_paired_bootstrap_against_scipy():
         method="percentile",
         rng=np.random.default_rng(1),
     ).confidence_interval
-    got = S.paired_bootstrap(a, b, n=20_000)
+    got = T.paired_bootstrap(a, b, n=20_000)
     assert (got["low"], got["high"]) == pytest.approx(tuple(theirs), abs=0.001)
     assert got["mean"] == pytest.approx((a - b).mean())
     assert got["n"] == 40
-    assert got["high"] - got["low"] < 0.3 * np.diff(S.bootstrap_interval(a))[0]  # what subjects share drops out
+    assert got["high"] - got["low"] < 0.3 * np.diff(T.bootstrap_interval(a))[0]  # what subjects share drops out
 
 
 numbers = st.lists(st.floats(-1, 1), min_size=2, max_size=12)
@@ -727,36 +728,36 @@ numbers = st.lists(st.floats(-1, 1), min_size=2, max_size=12)
 def test_paired_bootstrap_laws(a, seed):
     rng = np.random.default_rng(seed)
     b, hard = rng.random(len(a)), rng.random(len(a))
-    assert S.paired_bootstrap(a, a, n=50) == dict(mean=0, low=0, high=0, n=len(a))
-    r, back, shifted = (S.paired_bootstrap(x, y, n=200) for x, y in ((a, b), (b, a), (a + hard, b + hard)))
+    assert T.paired_bootstrap(a, a, n=50) == dict(mean=0, low=0, high=0, n=len(a))
+    r, back, shifted = (T.paired_bootstrap(x, y, n=200) for x, y in ((a, b), (b, a), (a + hard, b + hard)))
     assert [back[k] for k in ("mean", "low", "high")] == pytest.approx([-r[k] for k in ("mean", "high", "low")])
     assert [shifted[k] for k in r] == pytest.approx([r[k] for k in r])
     assert min(np.subtract(a, b)) - 1e-9 <= r["low"] <= r["high"] <= max(np.subtract(a, b)) + 1e-9
 
 
 def test_paired_bootstrap_needs_both():
-    assert S.paired_bootstrap([1, None, 3, math.nan], [0, 5, 1, 2]) == S.paired_bootstrap([1, 3], [0, 1])
-    assert S.paired_bootstrap([1, None], [0, 1]) == dict(mean=1, low=None, high=None, n=1)
-    assert S.paired_bootstrap([None], [1]) == dict(mean=None, low=None, high=None, n=0) == S.paired_bootstrap([], [])
+    assert T.paired_bootstrap([1, None, 3, math.nan], [0, 5, 1, 2]) == T.paired_bootstrap([1, 3], [0, 1])
+    assert T.paired_bootstrap([1, None], [0, 1]) == dict(mean=1, low=None, high=None, n=1)
+    assert T.paired_bootstrap([None], [1]) == dict(mean=None, low=None, high=None, n=0) == T.paired_bootstrap([], [])
 
 
 def test_overlapping_intervals_and_a_clear_difference():
     a = np.linspace(0.2, 0.9, 15)
     b = a + 0.03 + 0.01 * np.cos(np.arange(15))
-    (_, high), (low, _) = S.bootstrap_interval(a), S.bootstrap_interval(b)
+    (_, high), (low, _) = T.bootstrap_interval(a), T.bootstrap_interval(b)
     assert high > low
-    assert S.paired_bootstrap(b, a)["low"] > 0
+    assert T.paired_bootstrap(b, a)["low"] > 0
 
 
 def test_by_size_shares_out_the_subjects():
     sizes, rows = [0, 1.9, 2, 9.99, 10, 400], [{"dice": v} for v in (0.1, 0.2, 0.3, None, 0.5, 0.6)]
-    got = S.by_size(rows, "dice", sizes, S.SIZES["slice"])
+    got = T.by_size(rows, "dice", sizes, T.SIZES["slice"])
     assert [v["n"] for v in got.values()] == [2, 1, 2]
     assert [v["mean"] for v in got.values()] == pytest.approx([0.15, 0.3, 0.55])
-    assert S.by_size([], "dice", [], S.SIZES["volume"]) == {
-        k: dict(n=0, mean=None, low=None, high=None) for k in S.SIZES["volume"]
+    assert T.by_size([], "dice", [], T.SIZES["volume"]) == {
+        k: dict(n=0, mean=None, low=None, high=None) for k in T.SIZES["volume"]
     }
-    for bins in S.SIZES.values():
+    for bins in T.SIZES.values():
         ends = list(bins.values())
         assert ends[0][0] == 0
         assert ends[-1][1] == math.inf
@@ -768,19 +769,19 @@ def test_false_area_by_hand():
     brain[2:8, 2:8, 1:] = True  # 4 slices of 36
     marked = np.zeros_like(brain)
     marked[2, 2, 1] = marked[3, 3, 2] = marked[7, 7, 4] = marked[0, 0] = True
-    got = S.false_area(marked, brain, (2, 5, 9))
+    got = T.false_area(marked, brain, (2, 5, 9))
     assert got == pytest.approx(
         dict(share=3 / 144, cm2=3 * 10 / 100 / 4, false_a_slice=3 / 4)
     )  # two pieces in space, three in their slices
-    assert S.false_area(marked[..., 1], brain[..., 1], (2, 5)) == pytest.approx(
+    assert T.false_area(marked[..., 1], brain[..., 1], (2, 5)) == pytest.approx(
         dict(share=1 / 36, cm2=0.1, false_a_slice=1)
     )
     assert (
-        S.false_area(marked, brain, 3)
-        == S.false_area(marked, brain, (3, 3, 3))
-        == S.false_area(marked | ~brain, brain, 3)
+        T.false_area(marked, brain, 3)
+        == T.false_area(marked, brain, (3, 3, 3))
+        == T.false_area(marked | ~brain, brain, 3)
     )
-    assert S.false_area(brain & False, brain) == dict(share=0, cm2=0, false_a_slice=0)
+    assert T.false_area(brain & False, brain) == dict(share=0, cm2=0, false_a_slice=0)
 
 
 @quick
@@ -790,13 +791,13 @@ def test_pieces_a_slice_are_those_seen_in_a_slice(case, seed):
     if p.ndim == 2:
         p, brain, mm = p[..., None], brain[..., None], (*mm, 1.0)
     slices = [k for k in range(p.shape[2]) if brain[..., k].any()]
-    each = [S.false_area(p[..., k], brain[..., k], mm[:1] * 2) for k in slices]
-    got = S.false_area(p, brain, mm)
+    each = [T.false_area(p[..., k], brain[..., k], mm[:1] * 2) for k in slices]
+    got = T.false_area(p, brain, mm)
     assert got["false_a_slice"] == pytest.approx(
         np.mean([e["false_a_slice"] for e in each])
     )  # a volume is the mean of its slices
-    assert S.false_area(brain, brain)["false_a_slice"] >= 1  # everything marked: at least one in each slice
-    assert S.score_shapes(p, p & False, brain)["false_a_slice"] == pytest.approx(got["false_a_slice"])
+    assert T.false_area(brain, brain)["false_a_slice"] >= 1  # everything marked: at least one in each slice
+    assert T.score_shapes(p, p & False, brain)["false_a_slice"] == pytest.approx(got["false_a_slice"])
     assert got["false_a_slice"] * len(slices) >= S.components(p & brain)[1]  # a piece in space is seen at least once
 
 
@@ -807,17 +808,17 @@ def test_a_column_of_false_marks_is_seen_in_each_slice():
     pred = np.zeros_like(brain)
     pred[5, 5] = True  # one piece in space
     pred[1, 1] = True  # another, which overlaps the lesion in one slice only
-    got = S.score_shapes(pred, truth, brain)
+    got = T.score_shapes(pred, truth, brain)
     assert got["false_lesions"] == 1
     assert got["false_a_slice"] == (4 + 3) / 4
 
 
 def test_a_mean_leaves_out_what_is_undefined():
     rows = [{"ap": v} for v in (0.25, None, math.nan, np.float32(0.75), np.float64("nan"))]
-    assert S.summarise(rows, "ap") == S.summarise([rows[0], rows[3]], "ap")
-    assert S.summarise(rows, "ap")["n"] == 2
-    assert S.summarise(rows[1:3], "ap") == dict(n=0, mean=None, low=None, high=None)
-    assert S.summarise(rows[:3], "ap")["mean"] == 0.25
+    assert T.summarise(rows, "ap") == T.summarise([rows[0], rows[3]], "ap")
+    assert T.summarise(rows, "ap")["n"] == 2
+    assert T.summarise(rows[1:3], "ap") == dict(n=0, mean=None, low=None, high=None)
+    assert T.summarise(rows[:3], "ap")["mean"] == 0.25
 
 
 # ---- bad input: one plain sentence
@@ -830,11 +831,11 @@ BAD = {
     "no pixels": (lambda: S.dice([], []), "no pixels"),
     "nan score": (lambda: S.auroc([0, np.nan, np.inf], [0, 1, 1]), "2 of 3 values"),
     "score shape": (lambda: S.average_precision(np.ones(3), np.ones(4)), "one shape"),
-    "oracle of none": (lambda: S.best_threshold([], []), "at least one"),
-    "oracle of unequal lists": (lambda: S.best_threshold([V], []), "1 and 0"),
-    "bootstrap of none": (lambda: S.bootstrap_interval([]), "finite numbers"),
-    "bootstrap of nan": (lambda: S.bootstrap_interval([1, np.nan]), "finite numbers"),
-    "bootstrap level": (lambda: S.bootstrap_interval([1, 2], level=95), "0 < level < 1"),
+    "oracle of none": (lambda: T.best_threshold([], []), "at least one"),
+    "oracle of unequal lists": (lambda: T.best_threshold([V], []), "1 and 0"),
+    "bootstrap of none": (lambda: T.bootstrap_interval([]), "finite numbers"),
+    "bootstrap of nan": (lambda: T.bootstrap_interval([1, np.nan]), "finite numbers"),
+    "bootstrap level": (lambda: T.bootstrap_interval([1, 2], level=95), "0 < level < 1"),
     "nan in the brain": (lambda: S.volume_protocol(V * np.nan, V, V), "finite"),
     "volumes differ": (lambda: S.volume_protocol(V, V[:2], V), r"\(2, 3, 3\)"),
     "a slice, no volume": (lambda: S.slice_protocol(V[0], V[0], V[0]), "x y z"),
@@ -842,10 +843,10 @@ BAD = {
     "no such slice": (lambda: S.slice_protocol(V, V, V), "slices 0 to 2"),
     "no slices": (lambda: S.slice_protocol(V, V, V, []), "slices 0 to 2"),
     "no brain in the slices": (lambda: S.slice_protocol(V, 0 * V, np.eye(3)[0] * V, [2]), "holds no brain"),
-    "no subjects": (lambda: S.score_subjects([]), "no subjects"),
-    "protocol": (lambda: S.score_subjects(cohort(), protocol="patch"), "'patch'"),
-    "threshold": (lambda: S.score_subjects(cohort(), float("nan")), "finite or None"),
-    "no results": (lambda: S.format_table({}), "no results"),
+    "no subjects": (lambda: T.score_subjects([]), "no subjects"),
+    "protocol": (lambda: T.score_subjects(cohort(), protocol="patch"), "'patch'"),
+    "threshold": (lambda: T.score_subjects(cohort(), float("nan")), "finite or None"),
+    "no results": (lambda: T.format_table({}), "no results"),
     "shapes differ": (lambda: S.assd(V, V[:2]), r"\(3, 3, 3\) and \(2, 3, 3\)"),
     "flat masks": (lambda: S.hd95([1, 0], [0, 1]), "1 axes"),
     "labels in a shape": (lambda: S.masd(2 * V, V), "holds 2"),
@@ -853,14 +854,14 @@ BAD = {
     "two spacings for three axes": (lambda: S.assd(V, V, (1, 2)), r"but it is \[1.0, 2.0\]"),
     "spacing nan": (lambda: S.hd95(V, V, np.nan), "it is nan"),
     "least": (lambda: S.lesion_recall(V, V, 1), "but it is 1"),
-    "other brain": (lambda: S.score_shapes(V, V, V[:2]), r"\(2, 3, 3\)"),
-    "labels in a brain": (lambda: S.score_shapes(V, V, 3 * V), "holds 3"),
-    "unequal pairs": (lambda: S.paired_bootstrap([1, 2], [1]), r"\(2,\) and \(1,\)"),
-    "infinite pair": (lambda: S.paired_bootstrap([np.inf, 2], [1, 2]), "finite"),
-    "shapes for some": (lambda: S.score_subjects(cohort(), 0.7, shapes=[None]), "1 for 6"),
-    "sizes for some": (lambda: S.by_size([{}], "dice", [], {}), "0 for 1"),
-    "healthy without brain": (lambda: S.false_area(V, 0 * V), "brain mask is empty"),
-    "healthy of two shapes": (lambda: S.false_area(V, V[:2]), "one shape"),
+    "other brain": (lambda: T.score_shapes(V, V, V[:2]), r"\(2, 3, 3\)"),
+    "labels in a brain": (lambda: T.score_shapes(V, V, 3 * V), "holds 3"),
+    "unequal pairs": (lambda: T.paired_bootstrap([1, 2], [1]), r"\(2,\) and \(1,\)"),
+    "infinite pair": (lambda: T.paired_bootstrap([np.inf, 2], [1, 2]), "finite"),
+    "shapes for some": (lambda: T.score_subjects(cohort(), 0.7, shapes=[None]), "1 for 6"),
+    "sizes for some": (lambda: T.by_size([{}], "dice", [], {}), "0 for 1"),
+    "healthy without brain": (lambda: T.false_area(V, 0 * V), "brain mask is empty"),
+    "healthy of two shapes": (lambda: T.false_area(V, V[:2]), "one shape"),
 }
 
 
@@ -893,8 +894,8 @@ def test_plain_threshold_on_real_patients(modality, sign, oracle, ap):
         v, lesion = load(modality), load("seg") > 0
         low, median, high = np.percentile(v[v > 0], (25, 50, 75))
         subjects.append((folder.name, *S.slice_protocol(sign * (v - median) / (high - low), lesion, v > 0)))
-    found = S.score_subjects(subjects)["summary"]
-    floor = S.score_subjects(S.everything_positive(subjects))["summary"]
+    found = T.score_subjects(subjects)["summary"]
+    floor = T.score_subjects(T.everything_positive(subjects))["summary"]
     assert found["ap"]["n"] == 8
     assert found["dice_oracle"]["mean"] == pytest.approx(oracle, abs=0.02)
     assert found["ap"]["mean"] == pytest.approx(ap, abs=0.02)

@@ -8,8 +8,8 @@ from typing import Any
 from evidence import FLOOR, KINDS, difference, subject_rows
 
 from mmccd.detector import load_detector
-from mmccd.scoring import SIZES
-from mmccd.scoring import by_size as score_by_size
+from mmccd.summary import SIZES
+from mmccd.summary import by_size as score_by_size
 from mmccd.unet import count_parameters
 
 

@@ -13,10 +13,12 @@ from mmccd.benchmark.dataset import ScoredSubject, load_evaluation_set
 from mmccd.detector import Detector
 from mmccd.intensity import BACKGROUND
 from mmccd.masked_diffusion import with_config
-from mmccd.phantom import HEALTHY, make_phantom
+from mmccd.phantom import make_phantom
 from mmccd.registry import METHODS
-from mmccd.scoring import auroc, score_subjects, summarise
+from mmccd.scanner import HEALTHY
+from mmccd.scoring import auroc
 from mmccd.slices import resize, resize_labels, to_slices
+from mmccd.summary import score_subjects, summarise
 
 COLUMNS = ("copied", "contrast", "inside", "outside")
 LEAST = 20  # pixels of a tissue, for an AUROC that says something

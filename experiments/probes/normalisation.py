@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 from evidence import Job, in_parallel
 
+from mmccd.anatomy import MODALITIES
 from mmccd.intensity import METHODS, bend, landmarks, learn_landmarks
-from mmccd.phantom import HEALTHY, MODALITIES, make_phantom
+from mmccd.phantom import make_phantom
+from mmccd.scanner import HEALTHY
 from mmccd.scoring import dice
 
 TISSUES = [1 + list(HEALTHY).index(t) for t in ("wm", "cortex")]

@@ -16,7 +16,7 @@ from mmccd.files import round_floats
 from mmccd.masking import published_masks
 from mmccd.protocols import CLEAN, PAPER, Quirks, at_size, paper_scores
 from mmccd.runtime import single_thread
-from mmccd.scoring import paired_bootstrap
+from mmccd.summary import paired_bootstrap
 
 QUIRKS = tuple(f.name for f in fields(Quirks) if f.name != "few_strips")  # that one acts on predictions, not on maps
 SCORES = ("dice", "auc", "assd")

@@ -20,8 +20,9 @@ from mmccd.detector import Detector, fingerprint, load_detector
 from mmccd.intensity import BACKGROUND, DEFAULT
 from mmccd.masked_diffusion import Sampler, healthy_mean, with_config
 from mmccd.masking import MaskPlan, pool, std_over_masks
-from mmccd.scoring import average_precision, summarise
+from mmccd.scoring import average_precision
 from mmccd.slices import resize, resize_back, resize_labels
+from mmccd.summary import summarise
 
 POOLS = {
     "mean": pool,

@@ -11,7 +11,8 @@ from mmccd.cases.case import Case
 from mmccd.detection.maps import anomaly_volume
 from mmccd.detector import load_detector
 from mmccd.phantom import make_phantom
-from mmccd.scoring import everything_positive, score_subjects, slice_protocol
+from mmccd.scoring import slice_protocol
+from mmccd.summary import everything_positive, score_subjects
 
 
 @dataclass(frozen=True)

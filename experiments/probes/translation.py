@@ -7,8 +7,8 @@ import torch
 from mmccd.benchmark.dataset import load_evaluation_set
 from mmccd.detector import Detector
 from mmccd.intensity import BACKGROUND
-from mmccd.scoring import summarise
 from mmccd.slices import resize, resize_labels
+from mmccd.summary import summarise
 from mmccd.training_loop import masked_mean
 
 

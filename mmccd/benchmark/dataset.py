@@ -7,11 +7,11 @@ from pathlib import Path
 
 import torch
 
+from mmccd.anatomy import KINDS
 from mmccd.benchmark.plan import Plan
 from mmccd.cases.prepare import prepare
 from mmccd.cases.store import SliceDataset, SliceStore
 from mmccd.cases.subjects import split_from_lists
-from mmccd.phantom import KINDS
 from mmccd.runtime import counted, evenly_spaced
 from mmccd.scoring import worst_slice
 from mmccd.slices import to_volume

@@ -13,7 +13,7 @@ from mmccd.benchmark.plan import Plan
 from mmccd.benchmark.tables import Result, cell, entries_of, first_kind
 from mmccd.registry import METHODS
 from mmccd.runtime import counted
-from mmccd.scoring import SIZES, by_size
+from mmccd.summary import SIZES, by_size
 from mmccd.viz import OKABE_ITO, Sheet, crop_to, show_rows
 
 

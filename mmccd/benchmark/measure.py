@@ -22,8 +22,9 @@ from mmccd.detector import Detector, fingerprint, healthy_threshold
 from mmccd.files import write_atomic, writing
 from mmccd.registry import METHODS
 from mmccd.runtime import single_thread
-from mmccd.scoring import score_shapes, score_subjects, slice_protocol, summarise
+from mmccd.scoring import slice_protocol
 from mmccd.slices import to_volume
+from mmccd.summary import score_shapes, score_subjects, summarise
 from mmccd.unet import UNet
 
 RECALLS = np.linspace(0, 1, 51)

@@ -5,11 +5,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from mmccd.anatomy import MODALITIES
 from mmccd.baselines import BRIDGES
 from mmccd.cases.phantoms import Phantoms
 from mmccd.files import write_atomic, writing
 from mmccd.masked_diffusion import SAMPLERS
-from mmccd.phantom import MODALITIES
 from mmccd.registry import METHODS, table_methods
 from mmccd.training.record import first_difference
 from mmccd.training_loop import PRESETS, TrainConfig

@@ -17,7 +17,7 @@ from mmccd.cases.store import SliceStore
 from mmccd.detector import fingerprint, load_detector
 from mmccd.files import round_floats
 from mmccd.registry import METHODS
-from mmccd.scoring import paired_bootstrap
+from mmccd.summary import paired_bootstrap
 from mmccd.training.record import read_record
 from mmccd.training_loop import converged
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from mmccd.anatomy import KINDS
 from mmccd.benchmark.dataset import load_evaluation_set, load_training_data, make_stores, store_paths, subject_split
 from mmccd.benchmark.figures import cost_figure, maps_figure, recall_figure, size_figure
 from mmccd.benchmark.networks import entries, load_entry, run_folder, untrained
@@ -14,7 +15,6 @@ from mmccd.cases.phantoms import Phantoms
 from mmccd.cases.store import SliceStore
 from mmccd.files import output_folder, to_json, write_atomic, writing
 from mmccd.intensity import DEFAULT
-from mmccd.phantom import KINDS
 from mmccd.registry import METHODS
 from mmccd.runtime import counted
 from mmccd.tables import latex_table

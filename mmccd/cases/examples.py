@@ -6,7 +6,8 @@ import numpy as np
 from torch import Tensor
 
 from mmccd.cases.case import Case
-from mmccd.phantom import HEALTHY, Phantom
+from mmccd.phantom import Phantom
+from mmccd.scanner import HEALTHY
 from mmccd.slices import resize, resize_labels, to_slices
 
 

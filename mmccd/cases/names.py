@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from os import PathLike
 from pathlib import Path
 
+from mmccd.anatomy import MODALITIES
 from mmccd.errors import display_name, file_error
-from mmccd.phantom import MODALITIES
 
 PathLikeStr = str | PathLike[str]
 

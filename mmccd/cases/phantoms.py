@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from mmccd.anatomy import KINDS
 from mmccd.files import output_folder, writing
-from mmccd.phantom import KINDS, Phantom, make_phantom, phantom_id
+from mmccd.phantom import Phantom, make_phantom, phantom_id
 
 PathLikeStr = str | PathLike[str]
 

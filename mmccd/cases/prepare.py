@@ -15,13 +15,14 @@ import numpy as np
 import torch
 
 from mmccd import __version__
+from mmccd.anatomy import MODALITIES, VERSION
 from mmccd.cases.case import Case
 from mmccd.cases.names import choose_files, find_cases
 from mmccd.cases.phantoms import Phantoms
 from mmccd.cases.store import FORMAT, Place, is_url, open_place, read_records, read_store, store_errors
 from mmccd.errors import display_name, format_error
 from mmccd.intensity import BACKGROUND, DEFAULT, check_method, normalise
-from mmccd.phantom import MODALITIES, VERSION, make_phantom
+from mmccd.phantom import make_phantom
 from mmccd.pools import ProcessPool
 from mmccd.runtime import single_thread
 from mmccd.slices import MIN_BRAIN, areas, choose_slices, resize, resize_labels, slice_places, to_slices

@@ -79,7 +79,7 @@ def demo_table(scores: dict[str, dict[str, Any]]) -> str:
     Args:
         scores: from `run_detectors`.
     """
-    from mmccd.scoring import format_table
+    from mmccd.summary import format_table
     from mmccd.tables import align_table
 
     rows = {detector_title(method, input): scores[detector_name(method, input)] for method, input in detectors()}

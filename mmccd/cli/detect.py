@@ -73,8 +73,8 @@ class DetectOptions(Options):
 
 def infer_modality(paths: Sequence[str | Path]) -> str:
     """Return the modality that the names of all `paths` agree on; "" where they differ, are folders, or do not say."""
+    from mmccd.anatomy import MODALITIES
     from mmccd.cases.names import split_name
-    from mmccd.phantom import MODALITIES
 
     names = {split_name(p)[1] if Path(p).is_file() else None for p in paths}
     return names.pop() or "" if len(names) == 1 and names <= set(MODALITIES) else ""

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mmccd import scoring
+from mmccd import scoring, summary
 from mmccd.cases.case import Case
 from mmccd.cases.grid import check_same_grid, protocol_slices, volume_ml, voxel_size
 from mmccd.cases.names import find_cases
@@ -26,7 +26,7 @@ class LesionScore:
 
     Attributes:
         pixels: name of the case, map values and truth of the pixels that count, flat.
-        shapes: distances and lesions of the segmentation, as `mmccd.scoring.score_shapes` gives them; of a map without
+        shapes: distances and lesions of the segmentation, as `mmccd.summary.score_shapes` gives them; of a map without
             a threshold the size of the lesion only.
         floor: the same where everything is marked.
     """
@@ -115,10 +115,10 @@ def case_shapes(
         at = (..., scoring.worst_slice(lesion, case.brain, places))
     truth, brain = lesion[at], case.brain[at]
     spacing = voxel_size(case.affine)[: truth.ndim]
-    floor = scoring.score_shapes(brain, truth, brain, spacing)
+    floor = summary.score_shapes(brain, truth, brain, spacing)
     if threshold is None:
         return {"size": floor["size"]}, floor
-    return scoring.score_shapes(anomaly[at] > threshold, truth, brain, spacing), floor
+    return summary.score_shapes(anomaly[at] > threshold, truth, brain, spacing), floor
 
 
 def false_alarm(id: str, anomaly: np.ndarray, case: Case, threshold: float | None) -> dict[str, Any]:
@@ -137,7 +137,7 @@ def false_alarm(id: str, anomaly: np.ndarray, case: Case, threshold: float | Non
     if threshold is None:
         return {"id": id, **dict.fromkeys(ALARMS)}
     wrong = (anomaly > threshold) & case.brain
-    area = scoring.false_area(wrong, case.brain, voxel_size(case.affine))
+    area = summary.false_area(wrong, case.brain, voxel_size(case.affine))
     return {
         "id": id,
         "fpr": area["share"],
@@ -220,17 +220,17 @@ def summarise_scores(
     subjects = [s.pixels for s in lesions]
     scores = floor = None
     if subjects:
-        scores = scoring.score_subjects(subjects, threshold, protocol, shapes=[s.shapes for s in lesions])
-        marked = scoring.everything_positive(subjects)
+        scores = summary.score_subjects(subjects, threshold, protocol, shapes=[s.shapes for s in lesions])
+        marked = summary.everything_positive(subjects)
         origin = "none: everything is marked"
-        floor = scoring.score_subjects(marked, 0.0, protocol, shapes=[s.floor for s in lesions], origin=origin)
+        floor = summary.score_subjects(marked, 0.0, protocol, shapes=[s.floor for s in lesions], origin=origin)
     rows = scores["subjects"] if scores else []
     return {
         "scores": scores,
         "floor": floor,
-        "by_size": scoring.by_size(rows, "dice", [r["size"] for r in rows], scoring.SIZES[protocol]),
+        "by_size": summary.by_size(rows, "dice", [r["size"] for r in rows], summary.SIZES[protocol]),
         "healthy": list(healthy),
-        "healthy_summary": {k: scoring.summarise(healthy, k) for k in ALARMS},
+        "healthy_summary": {k: summary.summarise(healthy, k) for k in ALARMS},
     }
 
 

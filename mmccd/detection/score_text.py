@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from mmccd import scoring
+from mmccd import summary
 from mmccd.detection.calibration import stored_postprocessing
 from mmccd.tables import align_table
 
@@ -21,12 +21,12 @@ def score_tables(result: Mapping[str, Any]) -> list[str]:
         f"{result['detector'] or 'maps'} on {result['input'] or 'unknown input'}": result["scores"],
         "everything positive": result["floor"],
     }
-    table = align_table(scoring.format_table(both))
+    table = align_table(summary.format_table(both))
     if len(result["scores"]["subjects"]) == 1:
         table = table.replace(", mean [95 % bootstrap interval]", "") + "\nOne subject: no interval."
     if result["scores"]["threshold"] is None:
         return [table, "No detect.json, so no calibrated threshold: Dice and FPR stay empty."]
-    more = align_table(scoring.format_table(both, scoring.MORE)).split("\n", 1)[1]
+    more = align_table(summary.format_table(both, summary.MORE)).split("\n", 1)[1]
     sizes = [
         f"{name} {v['mean']:.2f} [{v['low']:.2f}, {v['high']:.2f}] (n={v['n']})"
         for name, v in result["by_size"].items()

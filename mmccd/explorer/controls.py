@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+from mmccd.anatomy import KINDS
 from mmccd.explorer.engine import Engine
 from mmccd.explorer.markup import KEEP_KEYS, STYLE
 from mmccd.explorer.render import map_scale
 from mmccd.explorer.view import SWEEPS, View
-from mmccd.phantom import KINDS
 from mmccd.runtime import pick_device
 
 Controls = dict[str, Any]  # widgets by name; ipywidgets has no types

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from mmccd.anatomy import KINDS
 from mmccd.errors import format_error
 from mmccd.explorer.controls import (
     FROM_FILES,
@@ -29,7 +30,6 @@ from mmccd.explorer.saving import save_picture
 from mmccd.explorer.subjects import Subject, file_subject, phantom_subject, upload_subject
 from mmccd.explorer.view import SWEEPS, CycleKey, View
 from mmccd.explorer.worker import NewestRequestWorker, RenderRequest, SupersededError, is_still_needed
-from mmccd.phantom import KINDS
 
 KEPT_FIELDS = ("width", "vertical", "sampler", "steps", "step", "seed", "twin", "rows")  # with another subject
 PLAIN_TEXT = (

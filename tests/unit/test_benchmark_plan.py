@@ -12,13 +12,13 @@ import pytest
 from small_benchmark import sentence
 from toy_cases import tree
 
+from mmccd.anatomy import KINDS
 from mmccd.benchmark import schedule
 from mmccd.benchmark.networks import entries
 from mmccd.benchmark.plan import RECIPES, RENAMED, Plan, split_lists, stopping_rule, write_or_check_plan
 from mmccd.benchmark.run import describe_plan, run_benchmark
 from mmccd.benchmark.schedule import ProgressDisplay, Task, list_tasks, run_in_pool, run_in_turn, task_summary
 from mmccd.cases.subjects import split_from_lists
-from mmccd.phantom import KINDS
 from mmccd.training_loop import TrainConfig
 
 

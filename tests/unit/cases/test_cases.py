@@ -14,6 +14,7 @@ import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
+from mmccd.anatomy import MODALITIES
 from mmccd.cases.brain import brain_mask
 from mmccd.cases.case import Case
 from mmccd.cases.grid import GEOMETRY, Grid
@@ -21,7 +22,7 @@ from mmccd.cases.names import case_files, case_id, find_cases, split_name
 from mmccd.cases.nifti import read_labels, read_volume, write_nifti
 from mmccd.cases.phantoms import write_phantom
 from mmccd.intensity import DEFAULT, METHODS, normalise
-from mmccd.phantom import MODALITIES, make_phantom
+from mmccd.phantom import make_phantom
 from mmccd.slices import to_slices, to_volume
 
 ORIENTATIONS = ["".join(c) for axes in itertools.permutations(("LR", "AP", "SI")) for c in itertools.product(*axes)]
