@@ -928,8 +928,8 @@ def test_the_sample_shows_what_is_given_back(kind, monkeypatch):
     figure = sample_figure(d, val)
     with torch.no_grad():
         back = d.reconstruct(val.d["flair"], val.d["brain"], seeded())
-    assert list(drawn) == ["input flair", "given back", "map", "kw"]
-    assert torch.equal(drawn["given back"], back)
+    assert list(drawn) == ["input flair", "reconstruction", "map", "kw"]
+    assert torch.equal(drawn["reconstruction"], back)
     assert torch.equal(drawn["map"], maps(d, val.d["flair"], val.d["brain"]))
     assert drawn["kw"]["vmax"] == [1.0, 1.0, 0.5]
-    assert any(t.get_text() == "given back" for a in figure.axes for t in (*a.texts, a.yaxis.label, a.title))
+    assert any(t.get_text() == "reconstruction" for a in figure.axes for t in (*a.texts, a.yaxis.label, a.title))

@@ -41,8 +41,8 @@ def find(nb):
 def namespace(nb):
     "What an exercise may use: the chapter's module, and the imports of its `#| hide` cells."
     names = dict(vars(importlib.import_module(f"mmccd.{nb.module}"))) | {"__name__": "exercise"}
-    for c in nb.code:
-        imports = [n for n in c.tree.body if isinstance(n, (ast.Import, ast.ImportFrom))] if "hide" in c.said else []
+    for c in (c for c in nb.code if "hide" in c.directives):
+        imports = [n for n in c.tree.body if isinstance(n, (ast.Import, ast.ImportFrom))]
         exec(compile(ast.Module(imports, []), nb.name, "exec"), names)
     return names
 
