@@ -90,7 +90,7 @@ def run_benchmark(plan: Plan, jobs: int = 1, progress: bool = True, command: str
         plan: What to do.
         jobs: Processes; unless it is 1, a script must call this under `if __name__ == "__main__":`.
         progress: Say on standard error what is going on.
-        command: The command line that asked for it, for the record.
+        command: The command line that was typed, for the record.
 
     Returns:
         What benchmark.json holds.
