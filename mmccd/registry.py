@@ -138,7 +138,7 @@ METHODS: dict[str, Method] = {
         Method(
             "ddpm",
             "DDPM",
-            BASELINES + "DDPM",
+            "mmccd.partial_diffusion:DDPM",
             "orange",
             "diffusion part of the way",
             packaged=ALONE,
@@ -148,7 +148,7 @@ METHODS: dict[str, Method] = {
         Method(
             "ddpm-simplex",
             "DDPM, simplex",
-            BASELINES + "DDPM",
+            "mmccd.partial_diffusion:DDPM",
             "black",
             "diffusion part of the way, with simplex noise",
             config={"noise": "simplex"},

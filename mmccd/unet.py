@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['SIZES', 'group_norm', 'zero_init', 'resample', 'ResBlock', 'Attention', 'sinusoids', 'UNetConfig', 'Stage', 'stages',
-           'UNet', 'preset', 'count_parameters']
+           'UNet', 'preset', 'count_parameters', 'resolve_unet']
 
 # %% ../nbs/components/06_unet.ipynb #f020b167
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from einops import rearrange
@@ -263,3 +263,16 @@ def count_parameters(
 ) -> int:
     "The number of learned parameters."
     return sum(p.numel() for p in net.parameters())
+
+# %% ../nbs/components/06_unet.ipynb #c9bb28a7
+def resolve_unet(
+    unet: UNetConfig | str | dict,  # a config, the name of a size, or the fields of a stored config
+    variants: dict[str, dict] | None = None,  # by name of a size: fields that differ from `SIZES`
+    **changes,  # fields of `UNetConfig` that are set in any case
+) -> UNetConfig:
+    "The config of a network, however it was given."
+    if isinstance(unet, str):
+        unet = preset(unet, **(variants or {}).get(unet, {}))
+    if isinstance(unet, dict):
+        unet = UNetConfig(**unet)
+    return replace(unet, **changes)

@@ -147,8 +147,8 @@ def test_sizes_by_name():
     [
         (dict(size=60), "size must be a multiple of 8 .* got 60"),
         (dict(input="t2"), "input and target are both t2: choose two modalities"),
-        (dict(modalities=("t1", "t2")), "shall know t1, t2, and flair is not among them"),
-        (dict(modalities=("flair",)), "shall know flair, and t2 is not among them"),
+        (dict(modalities=("t1", "t2")), "flair is not among the modalities of the network, t1, t2"),
+        (dict(modalities=("flair",)), "t2 is not among the modalities of the network, flair"),
         (dict(modalities=("flair", "t1")), "and t2 is not among them"),
         (dict(modalities=("flair", "t2", "t2")), "two or more different modalities, got flair, t2, t2"),
         (dict(unet="huge"), "unknown size 'huge': choose paper or tiny"),

@@ -325,7 +325,7 @@ def test_another_use_is_not_calibrated():
     [
         (dict(input="t2", target="t2"), "both t2"),
         (dict(modalities=("flair", "t1")), "t2 is not among them"),
-        (dict(extra_targets=("t1",)), "t1 is not among them"),
+        (dict(extra_targets=("t1",)), "t1 is not among the modalities of the network"),
         (dict(schedule="square"), "square"),
         (dict(sampler="slow"), "paper, fast"),
         (dict(sampler=dict(masks="stars")), "stars"),

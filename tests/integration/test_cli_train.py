@@ -244,7 +244,7 @@ def test_train_with_one_modality_and_use_it(run, store, tmp_path, method, kind):
         ("mmccd", ["--decoder", "cycle"], "unknown weights 'cycle-t1-t1ce'"),
         ("mmccd", ["--validate-every", 0], "validate_every must be at least 1"),
         ("masked", ["--val-slices", -1], "val_slices must be at least 1"),
-        ("mmccd", ["--modalities", "flair"], "shall know flair, and t1 is not among them"),
+        ("mmccd", ["--modalities", "flair"], "t1 is not among the modalities of the network, flair"),
     ],
 )
 def test_train_masked_refuses(run, store, tmp_path, method, options, say):
@@ -283,7 +283,7 @@ def test_a_decoder_that_does_not_fit(run, store, tmp_path, monkeypatch, back, mo
     ("method", "options", "say"),
     [
         ("toy", ["--modalities", "a,b"], "toy knows one pair of modalities only: leave --modalities out"),
-        ("cycle", ["--modalities", "flair"], "shall know flair, and t1 is not among them"),
+        ("cycle", ["--modalities", "flair"], "t1 is not among the modalities of the network, flair"),
         ("cycle", ["--modalities", "flair,t1,pd"], "no modality pd"),
         ("cycle", ["--modalities", "flair,t1,t1ce"], "no modality t1ce"),
         ("cycle", ["--modalities", "flair,t1,t1"], "two or more different modalities, got flair, t1, t1"),
@@ -308,7 +308,7 @@ def test_one_modality_has_no_target(run, store, tmp_path, method):
     refused(run(*alone(store, "--decoder", "cycle", "--out", tmp_path / "run", method=method)), method, "--decoder")
     refused(
         run(*alone(store, "--modalities", "flair,t2", "--out", tmp_path / "run", method=method)),
-        "shall know flair, t2, and t1 is not among them",
+        "t1 is not among the modalities of the network, flair, t2",
     )
     refused(
         run(*alone(store, "--modalities", "t1,t1", "--out", tmp_path / "run", method=method)),
