@@ -138,7 +138,7 @@ MOVED: dict[str, dict[str, str]] = {
         "cases.phantoms": "Phantoms write_case",
         "cases.prepare": (
             "LARGEST case_arrays check_recipe first_modalities load_source make_recipe plan prepare prepare_one "
-            "run_tasks scaled_slices source_files store_group unfinished workers"
+            "run_tasks scaled_slices=normalised_slices source_files store_group unfinished workers=count_processes"
         ),
         "cases.store": (
             "FORMAT IN_MEMORY Row SliceDataset SliceStore describe_slices is_url open_place "
