@@ -19,7 +19,7 @@ def check_map(
     anomaly,  # scores (x y z)
     brain,  # (x y z), True inside the brain
 ) -> tuple:  # both as arrays, the brain bool
-    "A map with its brain."
+    "Check that a map and its brain belong together."
     anomaly, brain = np.asarray(anomaly), np.asarray(brain) > 0
     if anomaly.shape != brain.shape or anomaly.ndim != 3:
         raise ValueError(
@@ -31,9 +31,9 @@ def check_map(
 
 
 def check_median(
-    size,  # asked for
+    size,  # voxels along a side of the cube
 ) -> int:  # the same
-    "An odd number of voxels: a cube with a centre."
+    "Check that it is an odd number of voxels, so that the cube has a centre."
     if isinstance(size, bool) or not isinstance(size, (int, np.integer)) or size % 2 == 0 or not 1 <= size <= 15:
         raise ValueError(f"the median needs an odd number of voxels from 1 to 15, got {size}")
     return int(size)
@@ -42,10 +42,10 @@ def check_median(
 def rim_medians(
     a,  # map (x y z), with a margin of half the cube
     brain,  # bool, the same
-    at,  # where, (n, 3), in the volume without the margin
+    at,  # voxels (n, 3), in the volume without the margin
     size,  # voxels along a side of the cube
 ) -> np.ndarray:  # (n,)
-    "The lower median over the part of the cube that is brain."
+    "Compute the lower median over the part of the cube that is brain."
     cubes, out = np.lib.stride_tricks.sliding_window_view(np.where(brain, a, np.inf), (size,) * 3), []
     for part in np.array_split(at, len(at) * size**3 // 2**24 + 1):  # a few at a time, to save memory
         v = np.sort(cubes[tuple(part.T)].reshape(len(part), -1), 1)
@@ -58,7 +58,7 @@ def median3d(
     brain,  # (x y z), True inside the brain
     size=5,  # voxels along a side of the cube, odd, 1 to 15
 ) -> np.ndarray:  # (x y z), zero outside the brain
-    "The median of the brain around each voxel; what is outside does not count."
+    "Take the median of the brain around each voxel; what is outside does not count."
     from scipy.ndimage import median_filter, minimum_filter
 
     (anomaly, brain), r = check_map(anomaly, brain), check_median(size) // 2
@@ -79,8 +79,8 @@ def median3d(
 # %% ../nbs/components/04c_postprocess.ipynb #9466d272
 def check_spacing(
     spacing,  # mm from voxel to voxel: a number, or one for each axis
-) -> np.ndarray:  # (3,)
-    "Sizes of a voxel."
+) -> np.ndarray:  # (3,), mm
+    "Check the size of a voxel."
     sizes = np.asarray(spacing, np.float64)
     if sizes.shape not in ((), (3,)) or not (np.isfinite(sizes) & (sizes > 0)).all():
         raise ValueError(f"the spacing must be a number of mm above 0, or three, got {spacing}")
@@ -88,10 +88,10 @@ def check_spacing(
 
 
 def check_amount(
-    value,  # asked for
-    what,  # in words
-) -> float:
-    "A number of 0 or more."
+    value,  # a number >= 0
+    what,  # its name in an error
+) -> float:  # the same
+    "Check that it is a number of 0 or more."
     if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not 0 <= value < np.inf:
         raise ValueError(f"{what} must be a number of 0 or more, got {value}")
     return float(value)
@@ -102,7 +102,7 @@ def erode_brain(
     mm,  # how much of the rim goes, mm >= 0
     spacing=1.0,  # mm from voxel to voxel: a number, or one for each axis
 ) -> np.ndarray:  # bool (x y z), a part of `brain`
-    "The voxels that are more than `mm` away from every voxel outside."
+    "Keep the voxels that are more than `mm` away from every voxel outside."
     from scipy.ndimage import distance_transform_edt
 
     brain, mm, sizes = np.asarray(brain) > 0, check_amount(mm, "the erosion in mm"), check_spacing(spacing)
@@ -115,7 +115,7 @@ def erode_brain(
 # %% ../nbs/components/04c_postprocess.ipynb #bd146d42
 def drop_small(
     mask,  # segmentation (x y z), 0 or 1
-    least,  # ml; pieces with less go
+    least,  # ml >= 0; pieces with less go
     spacing=1.0,  # mm from voxel to voxel: a number, or one for each axis
 ) -> np.ndarray:  # bool (x y z), a part of `mask`
     "Keep the connected pieces (26 neighbours) of at least so many millilitres."
@@ -123,16 +123,15 @@ def drop_small(
     if np.ndim(mask) != 3:
         raise ValueError(f"the segmentation must be a volume (x y z), but its shape is {np.shape(mask)}")
     labels, n = components(mask)
-    keep = np.bincount(labels.ravel(), minlength=n + 1) * voxel >= least * (
-        1 - 1e-9
-    )  # 8 voxels of 0.001 ml are 0.008 ml
+    sizes = np.bincount(labels.ravel(), minlength=n + 1) * voxel
+    keep = sizes >= least * (1 - 1e-9)  # 8 voxels of 0.001 ml are 0.008 ml
     keep[0] = False
     return keep[labels]
 
 # %% ../nbs/components/04c_postprocess.ipynb #e74bf2ea
 @dataclass(frozen=True)
 class PostProcess:
-    "What is done to a map, and to what the threshold makes of it. All off unless asked for."
+    "What is done to a map, and to its segmentation; all off by default."
 
     median: int = 0  # voxels along a side of the cube, odd, up to 15; 0: off
     erode: float = 0.0  # mm of the brain's rim that are not judged; 0: off
@@ -146,33 +145,33 @@ class PostProcess:
 
     @property
     def changes_map(self) -> bool:
-        return bool(self.median or self.erode)  # then a threshold needs maps that went the same way
+        return bool(self.median or self.erode)  # then a threshold needs maps processed in the same way
 
     def __bool__(self):
         return bool(self.changes_map or self.smallest)
 
     def __str__(self):
-        words = [f"median of {self.median} voxels"] * bool(self.median) + [f"without {self.erode:g} mm of rim"] * bool(
-            self.erode
-        )
-        return ", ".join(words + [f"pieces from {self.smallest:g} ml"] * bool(self.smallest)) or "nothing"
+        words = [f"median of {self.median} voxels"] * bool(self.median)
+        words += [f"without {self.erode:g} mm of rim"] * bool(self.erode)
+        words += [f"pieces from {self.smallest:g} ml"] * bool(self.smallest)
+        return ", ".join(words) or "nothing"
 
     def map(
         self,
         anomaly,  # scores (x y z), zero outside the brain
         brain,  # (x y z), True inside the brain
         spacing=1.0,  # mm from voxel to voxel: a number, or one for each axis
-    ) -> np.ndarray:  # (x y z); the very map where nothing is asked for
-        "Rim, then median."
+    ) -> np.ndarray:  # (x y z); the same array where nothing changes it
+        "Process a map: first the rim, then the median."
         if not self.changes_map:
             return anomaly
         anomaly, brain = check_map(anomaly, brain)
         judged = erode_brain(brain, self.erode, spacing)
         if brain.any() and not judged.any():
             raise ValueError(f"an erosion of {self.erode:g} mm leaves nothing of this brain; choose less")
-        return (
-            median3d(anomaly, judged, self.median) if self.median else np.where(judged, anomaly, np.zeros_like(anomaly))
-        )
+        if self.median:
+            return median3d(anomaly, judged, self.median)
+        return np.where(judged, anomaly, np.zeros_like(anomaly))
 
     def segment(
         self,
@@ -180,7 +179,7 @@ class PostProcess:
         threshold,  # a map value above it is positive
         spacing=1.0,  # mm from voxel to voxel: a number, or one for each axis
     ) -> np.ndarray:  # bool (x y z)
-        "Threshold, then pieces."
+        "Segment a map: first the threshold, then the small pieces."
         marked = np.asarray(anomaly) > threshold
         return drop_small(marked, self.smallest, spacing) if self.smallest else marked
 
@@ -190,7 +189,7 @@ def lower_dropped(
     marked,  # its segmentation, bool (x y z): a part of what is above the threshold
     threshold,  # a map value above it is positive
 ) -> np.ndarray:  # (x y z), above the threshold exactly where `marked`
-    "Lower what was dropped to the threshold, so that the map says the same as the segmentation."
+    "Lower what was dropped to the threshold, so that map and segmentation agree."
     anomaly = np.asarray(anomaly)
     top = anomaly.dtype.type(threshold)
     if float(top) > threshold:
@@ -205,7 +204,7 @@ def processed_threshold(
     fpr: float = 0.01,  # share of the healthy brain allowed above the threshold, in (0, 1)
     spacing=1.0,  # mm from voxel to voxel: a number, or one for each axis
 ) -> float:  # the smallest value of the processed maps with at most that share above it
-    "Calibrate on maps that went the same way; no lesion label is needed."
+    "Calibrate a threshold on healthy maps, processed as others will be; no lesion label is needed."
     from torch import from_numpy
 
     maps, brains = list(maps), [np.asarray(b) > 0 for b in brains]
@@ -213,6 +212,5 @@ def processed_threshold(
         raise ValueError(
             f"calibration needs maps of healthy subjects and a brain for each, got {len(maps)} and {len(brains)}"
         )
-    return healthy_threshold(
-        from_numpy(np.concatenate([np.asarray(post.map(a, b, spacing))[b] for a, b in zip(maps, brains)])), fpr
-    )
+    inside = [np.asarray(post.map(a, b, spacing))[b] for a, b in zip(maps, brains)]
+    return healthy_threshold(from_numpy(np.concatenate(inside)), fpr)
