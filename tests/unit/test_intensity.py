@@ -24,7 +24,7 @@ from mmccd.intensity import (
     white_stripe,
 )
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT.parent / "shared" / "golden" / "paper_protocol.npz"
 
 
