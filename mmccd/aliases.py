@@ -9,41 +9,37 @@ MOVED: dict[str, dict[str, str]] = {
     "benchmark": {
         "benchmark.dataset": (
             "Judged=EvaluationSet Subject=ScoredSubject calibration_slices judging=load_evaluation_set "
-            "kind_of=subject_kind learning=load_training_data make_stores places=store_paths subject=load_subject "
-            "who=subject_split"
+            "kind_of=subject_kind learning=load_training_data make_stores places=store_paths "
+            "subject=load_subject who=subject_split"
         ),
         "benchmark.figures": (
             "colour_of=method_colour cost_figure maps_figure recall_figure shown=drawn_entries size_figure"
         ),
         "benchmark.measure": (
-            "AT_ORACLE RECALLS SHOWN counting=count_evaluations maps=anomaly_maps pictured precision_at score_entry "
-            "score_kind"
+            "AT_ORACLE RECALLS SHOWN counting=count_evaluations maps=anomaly_maps pictured precision_at "
+            "score_entry score_kind"
         ),
         "benchmark.networks": "Entry detector_of=load_entry entries run_folder train_method untrained",
         "benchmark.plan": (
-            "FOLDED LEVEL=UNTIL_LEVEL Plan RECIPES Recipe SPLITS Scans=ScanSource USUAL=DEFAULT_ROWS WAYS=PAIRS "
-            "rule=stopping_rule settle=write_or_check_plan split_lists"
+            "FOLDED LEVEL=UNTIL_LEVEL SPLITS Scans=ScanSource USUAL=DEFAULT_ROWS WAYS=PAIRS rule=stopping_rule "
+            "settle=write_or_check_plan"
         ),
         "benchmark.result": (
             "PROTOCOL curve_of=read_curve network=describe_network paired=compare_rows whole_result=collect_result"
         ),
-        "benchmark.run": (
-            "FILES check_all=check_data check_scans plan_text=describe_plan run_benchmark write_all=write_files"
-        ),
+        "benchmark.run": "FILES check_all=check_data check_scans plan_text=describe_plan write_all=write_files",
         "benchmark.schedule": (
             "Display=ProgressDisplay Task in_pool=run_in_pool in_turn=run_in_turn tasks_of=list_tasks "
             "told=task_summary work_off=run_tasks"
         ),
-        "benchmark.tables": (
-            "SOURCE TUMOURS all_tables caption cell first_kind of_pair=entries_of table_one table_two"
-        ),
+        "benchmark.tables": "SOURCE TUMOURS caption cell first_kind of_pair=entries_of",
         "files": "dump=to_json tidy=round_floats",
     },
     "cli": {
         "cases.phantoms": "make_subjects",
-        "cli.app": "app arguments main show_version",
+        "cli.app": "arguments show_version",
         "cli.detect": "own_modality=infer_modality pick_detector tell=print_cases",
-        "cli.explore": "asked_view=view_fields explore explored=open_explorer explorer_weights",
+        "cli.explore": "asked_view=view_fields explored=open_explorer explorer_weights",
         "cli.options": "Device Input Json Seed check_json listed=parse_list put_json slice_range",
         "cli.prepare": "tell_store=print_store",
         "explorer.saving": "SAVED save_view",
@@ -84,7 +80,7 @@ MOVED: dict[str, dict[str, str]] = {
     },
     "detector": {
         "files": "write_atomic",
-        "weights.hub": "WEIGHTS find_weights packaged",
+        "weights.hub": "WEIGHTS packaged",
         "weights.storage": "tensor_file",
     },
     "diffusion": {
@@ -93,18 +89,18 @@ MOVED: dict[str, dict[str, str]] = {
     "explore": {
         "explorer.cache": "Kept=LRUCache",
         "explorer.canvas": (
-            "FOOT=FOOTER GAP GREYS HEAD=HEADER HOT NOTE PAINTS=OVERLAYS PALETTE SHADES TITLE Tile draw draw_tile "
-            "edge=inner_edge fitting=fit_text paint_over=overlay_colours palette=make_palette png_of pure put=paste "
-            "put_bar=draw_bar shade word=text_image"
+            "FOOT=FOOTER GAP GREYS HEAD=HEADER HOT NOTE PAINTS=OVERLAYS PALETTE SHADES TITLE Tile draw "
+            "draw_tile edge=inner_edge fitting=fit_text paint_over=overlay_colours palette=make_palette png_of "
+            "pure put=paste put_bar=draw_bar shade word=text_image"
         ),
         "explorer.choose": "first_view fit_view=nearest_view",
         "explorer.controls": (
-            "PLAYS=PLAY_BUTTONS devices=available_devices knob=make_widget limits=control_limits make_box=lay_out "
-            "move=set_slider move_both=set_named_slider"
+            "PLAYS=PLAY_BUTTONS devices=available_devices knob=make_widget limits=control_limits "
+            "make_box=lay_out move=set_slider move_both=set_named_slider"
         ),
         "explorer.describe": (
-            "describe error_words=error_text hidden_words=mask_text is_usual=is_calibrated_map lines_of=python_lines "
-            "map_words=map_text score_words=score_text step_words=step_text"
+            "describe error_words=error_text hidden_words=mask_text is_usual=is_calibrated_map "
+            "lines_of=python_lines map_words=map_text score_words=score_text step_words=step_text"
         ),
         "explorer.explorer": "Explorer",
         "explorer.markup": "link=download_link",
@@ -138,7 +134,8 @@ MOVED: dict[str, dict[str, str]] = {
         "cases.phantoms": "Phantoms write_case",
         "cases.prepare": (
             "LARGEST case_arrays check_recipe first_modalities load_source make_recipe plan prepare prepare_one "
-            "run_tasks scaled_slices=normalised_slices source_files store_group unfinished workers=count_processes"
+            "run_tasks scaled_slices=normalised_slices source_files store_group unfinished "
+            "workers=count_processes"
         ),
         "cases.store": (
             "FORMAT IN_MEMORY Row SliceDataset SliceStore describe_slices is_url open_place "
@@ -152,23 +149,22 @@ MOVED: dict[str, dict[str, str]] = {
         "registry": "new_detector",
         "runtime": "counted duration kept_random_state seed_of=derive_seed spread=evenly_spaced",
         "training.callback": "Keeper=TrainingCallback",
-        "training.card": "CARD card",
+        "training.card": "CARD",
         "training.checkpoint": (
             "Sealed=ChecksummedCheckpointIO checkpoints keep_newest=remove_older newest_good=newest_intact "
             "saving=explained_write_errors"
         ),
-        "training.data": "check_healthy store_data",
+        "training.data": "check_healthy",
         "training.fit": "Fit=DetectorModule diverged make_trainer quiet=quiet_lightning",
         "training.log": "COLUMNS curve_figure log_text sample_figure save_sample",
         "training.progress": "Progress",
         "training.record": (
             "RESULT=RESULT_FILES about_run=describe_run data_record open_run read_record read_run write_record"
         ),
-        "training.run": "check_training finish opening=opening_lines run_fit train",
+        "training.run": "check_training finish opening=opening_lines run_fit",
         "training_loop": (
-            "Batches OPTIONS PRECISIONS PRESETS ToyCycle ToyCycleConfig TrainConfig batch_indices converged "
-            "describe_data ema_average lr_factor make_config mean_inside=masked_mean shuffled "
-            "small_net validate without_labels"
+            "Batches OPTIONS PRECISIONS ToyCycle ToyCycleConfig batch_indices converged describe_data "
+            "ema_average lr_factor mean_inside=masked_mean shuffled small_net validate without_labels"
         ),
     },
     "translate": {

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .aliases import old_names
 from .intensity import DEFAULT, check_method
 from .registry import METHODS, registered_class, registered_name
 from .weights.hub import find_weights
@@ -338,3 +339,6 @@ def load_detector(
     if not isinstance(detector, cls):
         raise ValueError(f"{folder} holds a {found.__name__}, not a {cls.__name__}")
     return detector.eval()
+
+# %% ../nbs/components/03_detector.ipynb #16e6aeab
+__getattr__ = old_names(__name__)  # of version 0.1.0, with a warning

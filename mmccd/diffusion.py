@@ -13,6 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .aliases import old_names
+
 # %% ../nbs/components/10_diffusion.ipynb #b1142144
 def linear_betas(
     T: int = 1000,  # steps
@@ -187,3 +189,6 @@ def ddim(
             noise = torch.randn(shape, generator=generator, device=device).to(x)
         x0 = predict(x, t)
         yield Step(t, x, x0, x := ddim_step(x0, x, t, s, abar, eta, noise))
+
+# %% ../nbs/components/10_diffusion.ipynb #7280167f
+__getattr__ = old_names(__name__)  # of version 0.1.0, with a warning

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from .aliases import old_names
 from .detector import Detector
 from .diffusion import SCHEDULES, Step
 from .intensity import DEFAULT, check_method
@@ -284,3 +285,6 @@ class MaskedUNet(MMCCD):
     "MMCCD without diffusion: what masks alone are worth."
 
     Config = MaskedUNetConfig
+
+# %% ../nbs/components/12_masked_diffusion.ipynb #8a554a32
+__getattr__ = old_names(__name__)  # of version 0.1.0, with a warning

@@ -13,6 +13,8 @@ import torch
 from einops import rearrange, repeat
 from torch import Tensor
 
+from .aliases import old_names
+
 # %% ../nbs/components/11_masking.ipynb #6ee2bc38
 def width_and_step(
     size: int,  # pixels along a side of the slice
@@ -219,3 +221,6 @@ def random_strips(
     start = torch.where(count > 1, place % apart, hanging)
     line = (torch.arange(size, device=device) - start[:, None]) % apart[:, None] < width[:, None]
     return torch.where(vertical[:, None, None], line[:, None, :], line[:, :, None])[:, None]
+
+# %% ../nbs/components/11_masking.ipynb #371c3be0
+__getattr__ = old_names(__name__)  # of version 0.1.0, with a warning

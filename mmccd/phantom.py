@@ -11,6 +11,7 @@ from functools import partial
 
 import numpy as np
 
+from .aliases import old_names
 from .anatomy import AFFINE, BOX, GRID, KINDS, MODALITIES, VERSION, Anatomy, stream
 from .lesions import draw_fault, draw_lesion
 from mmccd.scanner import (
@@ -152,3 +153,6 @@ def make_phantom(
     slices = range(GRID[2]) if slices is None else slices
     check_request(kind, seed, index, slices)
     return join_slabs([make_slab(kind, seed, index, slices[i : i + 32], twin) for i in range(0, len(slices), 32)])
+
+# %% ../nbs/components/01d_phantom.ipynb #02ed5c76
+__getattr__ = old_names(__name__)  # of version 0.1.0, with a warning

@@ -13,6 +13,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from .aliases import old_names
 from .training_loop import masked_mean
 from .unet import UNet, UNetConfig
 
@@ -108,3 +109,6 @@ def squared_error_map(
 ) -> Tensor:  # (b 1 h w), >= 0, zero outside the brain
     "The squared error at each pixel of the brain."
     return torch.where(brain, (prediction - truth) ** 2, 0.0)
+
+# %% ../nbs/components/08_translate.ipynb #9bdccf66
+__getattr__ = old_names(__name__)  # of version 0.1.0, with a warning

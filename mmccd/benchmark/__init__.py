@@ -19,9 +19,11 @@ _PLACES = {
 }
 __all__ = [*_PLACES]
 
+_moved = old_names(__name__, depth=1)
+
 
 def __getattr__(name: str) -> Any:
     """Import a name when it is first used, as PyTorch takes its time; names of version 0.1 come with a warning."""
     if name in _PLACES:
         return getattr(import_module(f"{__name__}.{_PLACES[name]}"), name)
-    return old_names(__name__)(name)
+    return _moved(name)

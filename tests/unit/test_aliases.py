@@ -39,7 +39,7 @@ def test_no_new_name_warns():
         from mmccd.cases.case import Case
         from mmccd.training import TrainConfig, train
 
-        assert Case and TrainConfig and train
+        assert all((Case, TrainConfig, train))
 
 
 @pytest.mark.parametrize("module", sorted({m for m, _ in OLD}))
