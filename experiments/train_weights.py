@@ -81,11 +81,11 @@ def load_settings() -> tuple[dict[str, Settings], dict[str, str], str]:
 # training
 
 
-def commands(method: str, settings: Settings, stores: dict[str, str], work: Path) -> list[str]:
-    """The commands that make the store and the run of training."""
+def commands(method: str, settings: Settings, stores: dict[str, str], folder: str = "") -> list[str]:
+    """The commands that make the store and the run of training, in a folder whose name ends in a slash."""
     return [
-        f"mmccd prepare phantom {work}/train.zarr {stores['train']}",
-        f"mmccd train {method} {work}/train.zarr {settings.train} --out {work}/run-{method}",
+        f"mmccd prepare phantom {folder}train.zarr {stores['train']}",
+        f"mmccd train {method} {folder}train.zarr {settings.train} --out {folder}run-{method}",
     ]
 
 
@@ -105,7 +105,7 @@ def train(method: str, settings: Settings, stores: dict[str, str], work: Path) -
     record = run / "train.json"
     known = json.loads(record.read_text()) if record.exists() else {}
     if known.get("status") != "done":
-        prepare, learn = commands(method, settings, stores, work)
+        prepare, learn = commands(method, settings, stores, f"{work}/")
         run_command(prepare)
         run_command(learn + " --resume" * bool(known))
     return run
@@ -322,7 +322,7 @@ def write_card(method: str, settings: Settings, stores: dict[str, str], limits: 
         f"# {method}: {settings.title}\n\n**For research and teaching, not a medical device.**\n\n"
         f"{markdown_table(['', ''], rows)}\n\nMade by `python experiments/train_weights.py {method}`, which runs\n\n"
         + "```sh\n"
-        + "\n".join(commands(method, settings, stores, Path("work")))
+        + "\n".join(commands(method, settings, stores))
         + "\n```\n\nand sets the thresholds.\n\n"
         f"## Scores\n\n{quote_scores(method, settings, out)}\n\n"
         f"## Limits\n\n{(settings.limits + ' ').lstrip()}{limits}\n"
