@@ -65,6 +65,7 @@ class Evidence(Plan):
         test: The subjects that are scored.
         calibrate: Other, healthy heads, which set the thresholds.
         scored: Pixels along a side of the slices that are scored.
+        heads: First and last axial place of the slices that the store of healthy heads holds.
         calibration_slices: How many of their slices at places 70 to 89 set a threshold; 40 of 400 are every tenth.
         healthy_slices: How many of the 20 slices of a healthy subject are checked for false alarms.
     """
@@ -73,6 +74,7 @@ class Evidence(Plan):
     test: Phantoms
     calibrate: Phantoms
     scored: int = 240
+    heads: tuple[int, int] = (30, 125)
     calibration_slices: int = 400
     healthy_slices: int = 20
     shipped: str = "only"
@@ -82,6 +84,7 @@ class Evidence(Plan):
         return replace(
             RECIPES["cpu"],
             scored=self.scored,
+            train_places=range(self.heads[0], self.heads[1] + 1),
             test=self.test,
             calibrate=self.calibrate,
             calibration_slices=self.calibration_slices,
@@ -92,6 +95,7 @@ class Evidence(Plan):
 def open_evidence(job: Job, test: dict, calibrate: dict, **options: Any) -> Evidence:
     """The evidence of a recipe, its stores made or completed in the folder of the job."""
     test, calibrate = Phantoms(**test), Phantoms(**calibrate)
+    options = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
     plan = Evidence(job.work / f"phantoms-{test.seed}", test=test, calibrate=calibrate, device=job.device, **options)
     make_stores(plan, job.jobs)
     return plan

@@ -99,12 +99,6 @@ def differences(new, old, path=()):
         yield f"another kind: {'/'.join(path)}"
 
 
-@pytest.fixture(scope="session")
-def work(tmp_path_factory):
-    "Stores that several recipes share."
-    return tmp_path_factory.mktemp("experiments")
-
-
 @pytest.mark.parametrize("name", MEASURED)
 def test_a_run_in_small_has_the_layout_of_the_kept_result(name, work):
     recipe = runner.load_recipe(name)
