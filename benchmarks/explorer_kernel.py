@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from mmccd.anatomy import KINDS
 from mmccd.explorer.panel import Panel
+from mmccd.phantom import KINDS
 
 CELL = "from mmccd.explorer import explore\npanel = explore(device='cpu'{})"
 FLAT = 2.0  # MB for 100 interactions: 20 MB in an hour of teaching with a thousand of them
@@ -136,5 +136,5 @@ def measure_memory(size: dict[str, Any], seed: int) -> dict[str, Any]:
         "mb_per_100": slope(at, resident),
         "mix": {w: names.count(w) for w in dict.fromkeys(names)},
         "flat": f"at most {FLAT:g} MB for 100 interactions, the median of the slopes between any two looks in the "
-        "second half; kept_mb is what the explorer itself keeps of what was computed; megabytes=128 is its limit",
+        "second half; kept_mb is what the explorer itself keeps of what was computed, at most megabytes=128",
     }

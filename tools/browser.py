@@ -1,12 +1,13 @@
-"""A notebook in a real browser against a real server, for tests and benches of widgets.
+"""A notebook in a real browser against a real server, for tests and benchmarks of widgets.
 
-    with server("lab", "demo.ipynb") as url, page(1280, 800) as p:   # "lab": JupyterLab, "notebook": Notebook 7, "voila": Voilà
-        open_notebook(p, "lab", url)      # opens it, runs all its cells, waits until `.x-picture` has pixels
+    with server("lab", "demo.ipynb") as url, page(1280, 800) as p:  # "lab", "notebook" (Notebook 7) or "voila"
+        open_notebook(p, "lab", url)  # opens it, runs all its cells, waits until `.x-picture` has pixels
         before = pixels(p, ".x-picture")  # a number that stands for all decoded pixels
         p.locator(".x-start .noUi-handle").press("ArrowRight")
         after = other_pixels(p, ".x-picture", before)
 
-`missing()` says what a machine lacks for this. `p.errors` holds what the browser's console called an error."""
+`missing()` says what a machine lacks for this. `p.errors` holds what the browser's console called an error.
+"""
 
 import io
 import json
@@ -38,11 +39,15 @@ FLAGS = [
     "--disable-sync",
     "--disable-dev-shm-usage",
 ]
-KNOWN = {  # what the console calls an error and does no harm: pattern -> why
-    r"^Failed to load resource: net::\S+ \(https://cdn\.jsdelivr\.net/npm/@fortawesome/": "Voila's page asks a server on the internet for a font of icons; without it the icons of ipywidgets are there all the same",
-    r'#RUNTIME-012\s+args: \{"shareKey":"@jupyterlab/docregistry"\}.*/@jupyter-notebook/lab-extension/': "Voila loads the extension that Notebook 7 has for JupyterLab, if that is installed; a page without documents cannot use it",
-    r"reading 'schema'\).*/static/notebook/notebook_core\.": "Notebook 7.6 reads its shortcuts before it has loaded them, in every notebook",
-}
+# what the console calls an error and does no harm
+KNOWN = (
+    # Voila's page asks a server on the internet for a font of icons; the icons of ipywidgets are there without it
+    r"^Failed to load resource: net::\S+ \(https://cdn\.jsdelivr\.net/npm/@fortawesome/",
+    # Voila loads the extension that Notebook 7 has for JupyterLab; a page without documents cannot use it
+    r'#RUNTIME-012\s+args: \{"shareKey":"@jupyterlab/docregistry"\}.*/@jupyter-notebook/lab-extension/',
+    # Notebook 7.6 reads its shortcuts before it has loaded them, in every notebook
+    r"reading 'schema'\).*/static/notebook/notebook_core\.",
+)
 READY = {
     "lab": "/api/status?token=t",
     "notebook": "/api/status?token=t",
@@ -56,14 +61,28 @@ SETTINGS = {
 }
 PROMPTS = "[...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].map(e => e.textContent)"
 # A changed `src` proves nothing, since every update makes a new address: decode, and look at the pixels.
-CANVAS = """const im = document.querySelector(selector); if (!im || !im.src) return null; try { await im.decode() } catch (e) { return null }
-  const c = document.createElement('canvas'); c.width = im.naturalWidth; c.height = im.naturalHeight; const g = c.getContext('2d'); g.drawImage(im, 0, 0);"""
-PIXELS = f"""async selector => {{{CANVAS}
-  const d = g.getImageData(0, 0, c.width, c.height).data; let s = 0;
-  for (let i = 0; i < d.length; i += 4) s = (Math.imul(s, 31) + d[i] * 65536 + d[i+1] * 256 + d[i+2]) | 0; return s }}"""
-WAIT = f"""async ([selector, is, value, end]) => {{ const pixels = {PIXELS}; end += Date.now();
-  for (;;) {{ const now = await pixels(selector); if (now !== null && (now === value) === is) return now;
-    if (Date.now() > end) return null; await new Promise(r => setTimeout(r, 20)) }} }}"""
+CANVAS = """const im = document.querySelector(selector);
+  if (!im || !im.src) return null;
+  try { await im.decode() } catch (e) { return null }
+  const c = document.createElement('canvas');
+  c.width = im.naturalWidth; c.height = im.naturalHeight;
+  const g = c.getContext('2d'); g.drawImage(im, 0, 0);"""
+PIXELS = f"""async selector => {{ {CANVAS}
+  const d = g.getImageData(0, 0, c.width, c.height).data;
+  let s = 0;
+  for (let i = 0; i < d.length; i += 4) s = (Math.imul(s, 31) + d[i] * 65536 + d[i+1] * 256 + d[i+2]) | 0;
+  return s
+}}"""
+WAIT = f"""async ([selector, is, value, end]) => {{
+  const pixels = {PIXELS};
+  end += Date.now();
+  for (;;) {{
+    const now = await pixels(selector);
+    if (now !== null && (now === value) === is) return now;
+    if (Date.now() > end) return null;
+    await new Promise(r => setTimeout(r, 20))
+  }}
+}}"""
 
 
 def chromium():
@@ -119,16 +138,16 @@ def wait_until(true, seconds, what):
 
 
 @contextmanager
-def server(kind, notebook, root=None, seconds=120):
-    "The address of a copy of `notebook` on a server of its own, whose kernels run in `root` (made and removed where None)."
+def server(kind, notebook, root=None, seconds=400):
+    "The address of a copy of `notebook` on a server of its own; its kernels run in `root`, None: a temporary folder."
     with TemporaryDirectory(ignore_cleanup_errors=True) as place:
         place, root = Path(place), Path(root or Path(place) / "root")
         root.mkdir(exist_ok=True)
         shutil.copy(notebook, root)
-        for name, said in SETTINGS.items():
+        for name, settings in SETTINGS.items():
             file = place / f"settings/@jupyterlab/{name}.jupyterlab-settings"
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(json.dumps(said))
+            file.write_text(json.dumps(settings))
         with socket.socket() as s:
             s.bind(("127.0.0.1", 0))
             port = s.getsockname()[1]
@@ -192,14 +211,14 @@ def page(width=1280, height=800):
 
         p.on("console", lambda m: note(f"{m.text} ({m.location.get('url')})") if m.type == "error" else None)
         p.on("pageerror", lambda e: note(f"uncaught: {e}\n{e.stack}"))
-        p.set_default_timeout(60_000)
+        p.set_default_timeout(200_000)
         try:
             yield p
         finally:
             p.close()
 
 
-def open_notebook(p, kind, url, selector=".x-picture", seconds=180):
+def open_notebook(p, kind, url, selector=".x-picture", seconds=500):
     "Open it, run all, and wait until its picture has decoded pixels."
     p.goto(url, wait_until="domcontentloaded")
     if kind != "voila":
@@ -213,7 +232,7 @@ def kernels(p, url):
     return got.json() if got.ok else []
 
 
-def run_all(p, url, seconds=180):
+def run_all(p, url, seconds=500):
     "Run all cells of the notebook in JupyterLab or Notebook 7, and wait for the last."
     from playwright.sync_api import TimeoutError as Late
 
@@ -255,12 +274,12 @@ def awaited(p, selector, same, value, seconds):
     return now
 
 
-def other_pixels(p, selector, old, seconds=60):
+def other_pixels(p, selector, old, seconds=200):
     "The same, once it is not `old`."
     return awaited(p, selector, False, old, seconds)
 
 
-def await_picture(p, selector, image, seconds=60):
+def await_picture(p, selector, image, seconds=200):
     "Wait until the page shows `image`, pixel for pixel."
     awaited(p, selector, True, number_of(image), seconds)
 
