@@ -226,10 +226,12 @@ def open_notebook(p, kind, url, selector=".x-picture", seconds=500):
     other_pixels(p, selector, None, seconds)
 
 
-def kernels(p, url):
-    "What the server says about the kernels; nothing while one is being started."
-    got = p.request.get("/".join(url.split("/")[:3]) + "/api/kernels?token=t")
-    return got.json() if got.ok else []
+def kernel_is_ready(p, url):
+    "Does the kernel of this notebook, and not of another on the server, wait for orders of the page?"
+    got = p.request.get("/".join(url.split("/")[:3]) + "/api/sessions?token=t")
+    path = re.search(r"/(?:doc/tree|notebooks)/([^?]+)", url)[1]
+    kernels = [s["kernel"] for s in got.json() if s["path"] == path] if got.ok else []  # not ok while one is started
+    return any(k and k["execution_state"] == "idle" and k["connections"] for k in kernels)
 
 
 def run_all(p, url, seconds=500):
@@ -238,11 +240,7 @@ def run_all(p, url, seconds=500):
 
     p.locator(".jp-CodeCell").first.wait_for()
     for _ in range(5):  # an order that comes before the page knows its kernel is silently lost: look, and give it again
-        wait_until(
-            lambda: any(k["execution_state"] == "idle" and k["connections"] for k in kernels(p, url)),
-            seconds,
-            "the kernel",
-        )
+        wait_until(lambda: kernel_is_ready(p, url), seconds, "the kernel")
         p.get_by_role("menuitem", name="Run", exact=True).click()
         p.get_by_role("menuitem", name="Run All Cells", exact=True).click()
         try:

@@ -272,7 +272,7 @@ def test_play_goes_through_the_steps(lab, explorer):
 
 
 def test_a_burst_of_keys_ends_at_the_last(voila, explorer):
-    "Old requests are dropped: a slow sampler makes far fewer pictures than there are keys, and the last is right."
+    "Old requests are dropped: a slow sampler makes fewer pictures than there are keys, and the last is right."
     p, was, n = voila, view_of(voila), 30
     for _ in range(6):
         handle(p, "steps").press("PageUp")
