@@ -29,7 +29,8 @@ import mmccd
 from mmccd.cases.case import Case
 from mmccd.detector import Detector, fingerprint, load_detector
 from mmccd.intensity import BACKGROUND
-from mmccd.masked_diffusion import MMCCD, SAMPLERS, fixed_noises, with_config
+from mmccd.masked_diffusion import MMCCD, with_config
+from mmccd.masked_translation import SAMPLERS, fixed_noises
 from mmccd.masking import MaskPlan
 from mmccd.phantom import make_phantom
 from mmccd.runtime import pick_device

@@ -17,8 +17,10 @@ from mmccd.cases.phantoms import Phantoms
 from mmccd.cases.prepare import prepare
 from mmccd.cases.store import SliceStore
 from mmccd.detector import Detector, fingerprint, load_detector
+from mmccd.error_normalisation import healthy_mean
 from mmccd.intensity import BACKGROUND, DEFAULT
-from mmccd.masked_diffusion import Sampler, healthy_mean, with_config
+from mmccd.masked_diffusion import with_config
+from mmccd.masked_translation import Sampler
 from mmccd.masking import MaskPlan, pool, std_over_masks
 from mmccd.scoring import average_precision
 from mmccd.slices import resize, resize_back, resize_labels

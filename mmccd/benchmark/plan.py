@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mmccd.anatomy import MODALITIES
-from mmccd.baselines import BRIDGES
+from mmccd.baselines import WITH_SKIPS
 from mmccd.cases.phantoms import Phantoms
 from mmccd.files import write_atomic, writing
 from mmccd.masked_diffusion import SAMPLERS
@@ -58,7 +58,7 @@ class Recipe:
     fpr: float = 0.01
 
 
-FOLDED = ("tiny", BRIDGES["tiny"])  # 2 x 2 pixels folded into channels, as the baselines have it
+FOLDED = ("tiny", WITH_SKIPS["tiny"])  # 2 x 2 pixels folded into channels, as the baselines have it
 UNTIL_LEVEL = TrainConfig(steps=12000, checkpoint_every=250, validate_every=250, patience=4, progress=0.01)
 HEADS = {
     "learn": Phantoms(healthy=112, seed=401, whole=True),

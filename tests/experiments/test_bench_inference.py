@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from mmccd.detector import load_detector
-from mmccd.masked_diffusion import MMCCD, Sampler
+from mmccd.masked_diffusion import MMCCD
+from mmccd.masked_translation import Sampler
 from mmccd.runtime import single_thread
 
 FEW = Sampler("published", steps=3, spacing="leading")

@@ -29,7 +29,7 @@ from probes import derived, detectors, lesion, normalisation, quirks, settings, 
 from sklearn.metrics import average_precision_score
 
 from mmccd.files import round_floats
-from mmccd.masked_diffusion import Sampler
+from mmccd.masked_translation import Sampler
 from mmccd.scoring import dice
 
 RESULTS = Path(__file__).resolve().parents[2] / "data" / "results"
