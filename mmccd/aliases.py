@@ -6,6 +6,10 @@ from collections.abc import Callable
 
 # old module -> new module -> names, separated by spaces; OLD=NEW where the name changed too
 MOVED: dict[str, dict[str, str]] = {
+    "baselines": {
+        "baselines": "BRIDGES=WITH_SKIPS NO_BRIDGES=WITHOUT_SKIPS",
+        "partial_diffusion": "DDPM DDPMConfig NOISES simplex_noise simplex_octave",
+    },
     "benchmark": {
         "benchmark.dataset": (
             "Judged=EvaluationSet Subject=ScoredSubject calibration_slices judging=load_evaluation_set "
@@ -25,7 +29,8 @@ MOVED: dict[str, dict[str, str]] = {
             "settle=write_or_check_plan"
         ),
         "benchmark.result": (
-            "PROTOCOL curve_of=read_curve network=describe_network paired=compare_rows whole_result=collect_result"
+            "PROTOCOL curve_of=read_curve network=describe_network paired=compare_rows "
+            "whole_result=collect_result"
         ),
         "benchmark.run": "FILES check_all=check_data check_scans plan_text=describe_plan write_all=write_files",
         "benchmark.schedule": (
@@ -70,7 +75,8 @@ MOVED: dict[str, dict[str, str]] = {
             "attempt check_place describe_run detect_case detect_many earlier_cases is_complete write_run"
         ),
         "detection.evaluation": (
-            "ALARMS case_shapes evaluate false_alarm pair_cases read_result result_ids score_found=summarise_scores"
+            "ALARMS case_shapes evaluate false_alarm pair_cases read_result result_ids "
+            "score_found=summarise_scores"
         ),
         "detection.maps": "anomaly_volume map_slices",
         "detection.report": "Detection report_figure result_files telling_slices=representative_slices",
@@ -115,17 +121,33 @@ MOVED: dict[str, dict[str, str]] = {
         "runtime": "pick=pick_device",
     },
     "masked_diffusion": {
+        "error_normalisation": "learn_usual=fit_healthy_mean usual_map=healthy_mean",
         "masked_diffusion": (
-            "Imaginer=MaskedTranslator all_masks=masked_errors changed=with_config "
-            "imagination_loss=masked_translation_loss learn_usual=fit_healthy_mean mmccd_loss=cycle_loss "
-            "pooled_score=masked_anomaly_map take_back=load_frozen_decoder usual_map=healthy_mean"
+            "all_masks=masked_errors changed=with_config mmccd_loss=cycle_loss pooled_score=masked_anomaly_map "
+            "take_back=load_frozen_decoder"
         ),
+        "masked_translation": "Imaginer=MaskedTranslator imagination_loss=masked_translation_loss",
     },
     "masking": {
-        "masking": "spread=std_over_masks",
+        "masking": "spread=std_over_masks tile_masks=disjoint_masks",
     },
     "phantom": {
+        "anatomy": (
+            "Deformation ORIGIN WARPS jacobian load_atlas look_up sample_deformation smooth_noise spline_matrix "
+            "template_grid tissue_fractions"
+        ),
         "cases.phantoms": "save_nifti swap_in write_case write_phantom",
+        "lesions": (
+            "LESIONS Lesion glioma glioma_core infarct mass_effect ms_plaques near_ventricles pick_centre "
+            "sigmoid"
+        ),
+        "scanner": "RELAXATION SPREAD UPTAKE mr_signal null_time sample_acquisition sample_relaxation",
+    },
+    "scoring": {
+        "summary": (
+            "COLUMNS MORE SHAPES SIZES best_threshold bootstrap_interval by_size dice_steps everything_positive "
+            "false_area format_table paired_bootstrap score_one score_shapes score_subjects summarise"
+        ),
     },
     "slices": {
         "cases.subjects": "part_size read_list split_from_lists split_subjects subject_of",

@@ -17,6 +17,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .aliases import old_names
 from .detector import SIGNS, Detector
 from .intensity import DEFAULT, check_method
 from .training_loop import masked_mean
@@ -335,3 +336,6 @@ class DAE(Reconstruction):
         (x, label), c, brain = draw_modalities(batch, self.config, generator), self.config, batch["brain"]
         noisy = x + c.sigma * coarse_noise(len(x), c.size, generator, c.grid).to(x)
         return masked_mean((self.net(fill_background(noisy, brain), label=label) - x) ** 2, brain)
+
+# %% ../nbs/components/14_baselines.ipynb #b17b4580
+__getattr__ = old_names(__name__)  # of version 0.1.0, with a warning

@@ -10,6 +10,8 @@ __all__ = ['as_mask', 'counts', 'ratio', 'dice', 'jaccard', 'precision', 'recall
 # %% ../nbs/components/04_scoring.ipynb #f020b167
 import numpy as np
 
+from .aliases import old_names
+
 # %% ../nbs/components/04_scoring.ipynb #6f5f2878
 def as_mask(
     mask,  # array or tensor of any shape, holding 0 and 1 only
@@ -288,3 +290,6 @@ def volume_protocol(
     "Take the voxels that count in the volume protocol: the whole brain."
     anomaly, lesion, brain = check_volumes(anomaly, lesion, brain)
     return as_pair(anomaly[brain], lesion[brain])
+
+# %% ../nbs/components/04_scoring.ipynb #e73c6278
+__getattr__ = old_names(__name__)  # of version 0.1.0, with a warning

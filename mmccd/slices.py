@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 
+from .aliases import old_names
+
 # %% ../nbs/components/02c_slices.ipynb #d8f2bedd
 def to_slices(
     volume: np.ndarray,  # (x, y, z), axes to patient left, posterior, superior (LPS)
@@ -164,3 +166,6 @@ def resize_labels(
     wanted = torch.tensor([round(n * (size / mask.shape[-1]) ** 2) for n in counts], device=mask.device)
     rank = share.flatten(1).argsort(dim=1, descending=True, stable=True).argsort(1)
     return ((rank < wanted[:, None]) & (share.flatten(1) > 0)).view_as(share)
+
+# %% ../nbs/components/02c_slices.ipynb #cf35e1d1
+__getattr__ = old_names(__name__)  # of version 0.1.0, with a warning
