@@ -29,8 +29,7 @@ MOVED: dict[str, dict[str, str]] = {
             "settle=write_or_check_plan"
         ),
         "benchmark.result": (
-            "PROTOCOL curve_of=read_curve network=describe_network paired=compare_rows "
-            "whole_result=collect_result"
+            "PROTOCOL curve_of=read_curve network=describe_network paired=compare_rows whole_result=collect_result"
         ),
         "benchmark.run": "FILES check_all=check_data check_scans plan_text=describe_plan write_all=write_files",
         "benchmark.schedule": (
@@ -75,8 +74,7 @@ MOVED: dict[str, dict[str, str]] = {
             "attempt check_place describe_run detect_case detect_many earlier_cases is_complete write_run"
         ),
         "detection.evaluation": (
-            "ALARMS case_shapes evaluate false_alarm pair_cases read_result result_ids "
-            "score_found=summarise_scores"
+            "ALARMS case_shapes evaluate false_alarm pair_cases read_result result_ids score_found=summarise_scores"
         ),
         "detection.maps": "anomaly_volume map_slices",
         "detection.report": "Detection report_figure result_files telling_slices=representative_slices",
@@ -129,7 +127,7 @@ MOVED: dict[str, dict[str, str]] = {
         "masked_translation": "Imaginer=MaskedTranslator imagination_loss=masked_translation_loss",
     },
     "masking": {
-        "masking": "spread=std_over_masks tile_masks=disjoint_masks",
+        "masking": "sizes=width_and_step spread=std_over_masks tile_masks=disjoint_masks",
     },
     "phantom": {
         "anatomy": (
@@ -138,10 +136,12 @@ MOVED: dict[str, dict[str, str]] = {
         ),
         "cases.phantoms": "save_nifti swap_in write_case write_phantom",
         "lesions": (
-            "LESIONS Lesion glioma glioma_core infarct mass_effect ms_plaques near_ventricles pick_centre "
-            "sigmoid"
+            "LESIONS Lesion glioma glioma_core infarct mass_effect ms_plaques near_ventricles pick_centre sigmoid"
         ),
         "scanner": "RELAXATION SPREAD UPTAKE mr_signal null_time sample_acquisition sample_relaxation",
+    },
+    "protocols": {
+        "protocols": "judged=scored_region scale_together=min_max_scale",
     },
     "scoring": {
         "summary": (

@@ -68,8 +68,16 @@ def make_stores(plan: Plan, jobs: int = 1, progress: bool = True) -> None:
 def load_training_data(plan: Plan) -> tuple[SliceDataset, SliceDataset]:
     """Healthy slices to train on, and those of other subjects to validate on."""
     s, (input, target) = plan.scans, plan.pairs[0]
-    lists = {"train_list": s.train_list, "val_list": s.val_list} if s else {"val": plan.recipe.val}
-    return store_data(store_paths(plan)["learn"], input, target, seed=plan.seed, modalities=plan.modalities, **lists)
+    split = {"train_list": s.train_list, "val_list": s.val_list} if s else {}
+    return store_data(
+        store_paths(plan)["learn"],
+        input,
+        target,
+        val=plan.recipe.val,  # lists, where there are some, say it instead
+        seed=plan.seed,
+        modalities=plan.modalities,
+        **split,
+    )
 
 
 def subject_split(plan: Plan) -> dict[str, list[str]]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from mmccd.benchmark.dataset import load_training_data, store_paths
 from mmccd.benchmark.plan import Plan
@@ -62,7 +62,7 @@ def train_method(plan: Plan, method: str, progress: bool = False) -> dict[str, A
     data, val = load_training_data(plan)
     detector = untrained(plan, method, data.recipe)
     if decoder := METHODS[method].decoder_from:
-        load_frozen_decoder(detector, load_detector(run_folder(plan, decoder)))
+        load_frozen_decoder(cast(MMCCD, detector), load_detector(run_folder(plan, decoder)))
     return train(
         detector, data, val, run_folder(plan, method), plan.training, resume=True, device=plan.device, progress=progress
     )

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, cast
 
 import typer
 
@@ -192,9 +192,9 @@ def train(options: TrainOptions) -> None:
         options.method, options.seed, **fields, **{k: data.recipe[k] for k in ("size", "normalisation")}
     )
     if cycle:
-        from mmccd.masked_diffusion import load_frozen_decoder
+        from mmccd.masked_diffusion import MMCCD, load_frozen_decoder
 
-        load_frozen_decoder(detector, cycle)
+        load_frozen_decoder(cast(MMCCD, detector), cycle)
     record = fit(detector, data, val, options.out, config, options.resume, options.device)
     put_json(record, options.json)
     if options.json != "-":

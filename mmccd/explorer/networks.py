@@ -33,7 +33,7 @@ def load_masked_detector(weights: str, input: str | None, target: str | None, de
             "choose mmccd, masked, or a run of `mmccd train mmccd`"
         )
     detector.to(device).eval()
-    if input and (detector.config.input, detector.config.target) != (input, target):
+    if input and target and (detector.config.input, detector.config.target) != (input, target):
         return cast(MMCCD, detector.for_pair(input, target))
     return detector
 
