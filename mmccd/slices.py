@@ -88,7 +88,7 @@ def choose_slices(
         )
     places = slice_places(case.brain.shape, case.affine)
     if slices is not None and not len(slices):
-        raise ValueError("No slice is asked for: give a range that is not empty, or None for all.")
+        raise ValueError("No slice is requested: give a range that is not empty, or None for all.")
     wanted = np.ones(len(places), bool) if slices is None else np.isin(places, list(slices))
     if not wanted.any():
         raise ValueError(

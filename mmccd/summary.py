@@ -92,7 +92,7 @@ def paired_bootstrap(
     n=2000,  # resamples
     level=0.95,  # coverage aimed at, in (0, 1)
     seed=0,  # of the resampling
-) -> dict:  # mean, low, high of a - b; n: subjects for which both are defined; None where there is nothing to say
+) -> dict:  # mean, low, high of a - b; n: subjects for which both are defined; None where undefined
     "Compute the bootstrap interval of the mean difference a - b over the same subjects."
     a, b = (np.asarray(v, np.float64) for v in (a, b))  # None becomes nan
     if a.ndim != 1 or a.shape != b.shape:
@@ -112,7 +112,7 @@ COLUMNS = dict(  # of the first table: entry of a row -> heading
 def summarise(
     rows,  # list of dicts, one a subject, None or nan where undefined
     column,  # which entry
-) -> dict:  # n, mean, low, high; None where there is nothing to say
+) -> dict:  # n, mean, low, high; None where undefined
     "Average over subjects, with the bootstrap interval."
     values = [v for r in rows if (v := r[column]) is not None and not np.isnan(v)]
     if not values:
@@ -230,7 +230,7 @@ def format_value(
     value,  # dict of `summarise`, or None
     digits,  # after the point
     n,  # subjects in the table
-) -> str:  # mean [low, high], with (n=...) where fewer subjects count; "-" where there is nothing to say
+) -> str:  # mean [low, high], with (n=...) where fewer subjects count; "-" where undefined
     "Write a mean with its interval."
     if value is None or value["mean"] is None:
         return "-"

@@ -71,7 +71,7 @@ def test_no_average_exceeds_the_hausdorff_distance(case):
 
 @quick
 @given(shaped(), st.integers(0, 4), st.integers(0, 4))
-def test_distance_laws(case, before, after):
+def test_distance_properties(case, before, after):
     p, t, mm = case
     mm = np.array(mm)
     one_empty = p.any() != t.any()
@@ -199,7 +199,7 @@ def test_lesions_by_definition(case, least):
 
 @quick
 @given(shaped(), st.integers(0, 99))
-def test_lesion_laws(case, seed):
+def test_lesion_properties(case, seed):
     p, t, _ = case
     more = p | (np.random.default_rng(seed).random(p.shape) < 0.3)
     if t.any():

@@ -127,7 +127,7 @@ def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch, subjects):
     assert not list(tmp_path.iterdir())
 
 
-def test_overwrite_only_when_told(tmp_path, subjects):
+def test_overwrite_only_on_request(tmp_path, subjects):
     case = write_phantom(subjects["healthy"], tmp_path)
     (case / "drawn").mkdir()
     (case / "drawn" / "mine.txt").write_text("an evening's work")

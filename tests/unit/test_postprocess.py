@@ -82,7 +82,7 @@ def test_median_in_pieces_is_the_same(monkeypatch):
     st.floats(0, 9, width=32),
     st.sampled_from([np.sqrt, lambda v: 3 * v + 1, lambda v: np.floor(v)]),
 )
-def test_median_laws(pair, size, h, rising):
+def test_median_properties(pair, size, h, rising):
     a, brain = pair
     m = median3d(a, brain, size)
     np.testing.assert_array_equal(
@@ -160,7 +160,7 @@ def test_erosion_against_scipy():
 
 @quick
 @given(masks, st.floats(0, 5), st.floats(0, 5), spacings)
-def test_erosion_laws(brain, a, b, spacing):
+def test_erosion_properties(brain, a, b, spacing):
     np.testing.assert_array_equal(erode_brain(brain, 0, spacing), brain)
     less, more = (erode_brain(brain, m, spacing) for m in sorted((a, b)))
     assert (more <= less).all()

@@ -34,7 +34,7 @@ def test_overlap_against_other_libraries(pair):
 
 @quick
 @given(masks)
-def test_overlap_laws(pair):
+def test_overlap_properties(pair):
     p, t = pair
     J = S.jaccard(p, t)
     assert S.dice(p, p) == S.jaccard(p, p) == S.precision(p, p) == S.recall(p, p) == 1

@@ -105,7 +105,7 @@ def test_bootstrap_against_scipy():
 
 @quick
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=20))
-def test_bootstrap_laws(values):
+def test_bootstrap_properties(values):
     low, high = T.bootstrap_interval(values, n=200)
     assert min(values) - 1e-12 <= low <= high <= max(values) + 1e-12
     wide = T.bootstrap_interval(values, n=200, level=0.99)
@@ -336,7 +336,7 @@ numbers = st.lists(st.floats(-1, 1), min_size=2, max_size=12)
 
 @quick
 @given(numbers, st.integers(0, 99))
-def test_paired_bootstrap_laws(a, seed):
+def test_paired_bootstrap_properties(a, seed):
     rng = np.random.default_rng(seed)
     b, hard = rng.random(len(a)), rng.random(len(a))
     assert T.paired_bootstrap(a, a, n=50) == dict(mean=0, low=0, high=0, n=len(a))

@@ -167,7 +167,7 @@ def test_compare_is_a_partition(pair):
     np.testing.assert_array_equal(is_colour("black"), ~pred & ~truth)
 
 
-def test_compare_without_truth_accuses_nobody():
+def test_compare_without_truth_has_no_false_alarm():
     pred = np.eye(4, dtype=bool)
     np.testing.assert_array_equal(viz.compare(np.zeros((4, 4)), pred), viz.compare(np.zeros((4, 4)), pred, pred))
 

@@ -76,7 +76,7 @@ def test_an_origin_that_is_not_that_of_brats():
 
 
 def test_no_slice_asked_for():
-    assert "No slice is asked for" in sentence(choose_slices, case(np.ones((9, 9, 3), bool)), range(0, 0), False)
+    assert "No slice is requested" in sentence(choose_slices, case(np.ones((9, 9, 3), bool)), range(0, 0), False)
 
 
 def test_padding_of_another_background():
