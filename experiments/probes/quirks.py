@@ -14,7 +14,7 @@ from mmccd.benchmark.measure import anomaly_maps
 from mmccd.detector import Detector, fingerprint, load_detector
 from mmccd.files import round_floats
 from mmccd.masking import published_masks
-from mmccd.protocols import CLEAN, PAPER, Quirks, at_size, paper_scores
+from mmccd.protocols import CLEAN, PAPER, Quirks, resize_for_scoring, paper_scores
 from mmccd.runtime import single_thread
 from mmccd.summary import paired_bootstrap
 
@@ -96,7 +96,7 @@ def near_the_border(slices: Slices, size: int) -> float:
     """Share of the brain's pixels that fewer of the published strips cover than the middle of the picture."""
     cover = published_masks(size).sum(0)[0].numpy()
     brains = [s.batch["brain"][0, 0].numpy() for s in slices.test]
-    brains = [at_size(np.zeros(b.shape), np.zeros(b.shape), b, size)[2] for b in brains]
+    brains = [resize_for_scoring(np.zeros(b.shape), np.zeros(b.shape), b, size)[2] for b in brains]
     return float(sum((b & (cover < cover.max())).sum() for b in brains) / sum(b.sum() for b in brains))
 
 

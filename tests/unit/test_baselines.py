@@ -104,7 +104,7 @@ def test_ranks_change_no_average_precision_within_a_slice(input):
     )
 
 
-# ------------------------------------------------------------------------------------------------- autoencoders
+# ---- autoencoders
 def test_divergence():
     mean, log_var = (torch.randn(3, 4, 5, 5, generator=seeded(s)) for s in (0, 1))
     wanted = torch_divergence(

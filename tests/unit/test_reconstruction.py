@@ -120,7 +120,7 @@ def test_the_map_hangs_on_slice_and_seed_only(kind):
     assert torch.equal(maps(d, x, brain, 4), first) != kind.startswith("ddpm")
 
 
-# ------------------------------------------------------------------------------------------------- several modalities
+# ---- several modalities
 @every
 def test_for_modality(kind, tmp_path):
     d, (x, brain) = calibrate(awake(kind, THREE), *toy_slices(2), data="toy"), toy_slices(2)
@@ -188,7 +188,7 @@ def test_the_label_of_training_is_that_of_the_test(kind):
     assert all((h == 2).all() for h in heard)
 
 
-# ------------------------------------------------------------------------------------------------- configs
+# ---- configs
 NORMAL = "The method of normalisation is 'odd', expected one of"
 WRONG = [
     (dict(input="t2", modalities=("t1", "flair")), "t2 is not among the modalities of the network, flair, t1"),

@@ -1,4 +1,4 @@
-"Masks: what they hide, how often, in which order; the map of many verdicts, and the published one from its own numbers."
+"Masks: what they hide, how often, in which order; the map of many masks, and the published one from its own numbers."
 
 from pathlib import Path
 
@@ -15,18 +15,18 @@ from mmccd.masking import (
     MaskPlan,
     block_masks,
     condition,
+    disjoint_masks,
     even_masks,
     pool,
     published_masks,
     random_strips,
-    sizes,
     std_over_masks,
     strip,
     strips,
-    disjoint_masks,
+    width_and_step,
 )
 
-GOLDEN = Path(__file__).parent.parent.parent / "shared" / "golden"
+GOLDEN = Path(__file__).parents[3] / "shared" / "golden"
 some = settings(max_examples=25, deadline=None)
 seeds = st.integers(0, 2**31 - 1)
 
@@ -54,7 +54,7 @@ def some_errors(seed, n=7, size=6):
     return torch.randn(n, 1, size, size, generator=rng(seed + 1)) ** 2
 
 
-# ------------------------------------------------------------------------------------------------- the condition
+# ---- the condition
 @some
 @given(seed=seeds)
 def test_the_condition_touches_nothing_visible_and_shows_nothing_hidden(seed):
@@ -69,7 +69,7 @@ def test_the_condition_touches_nothing_visible_and_shows_nothing_hidden(seed):
     assert all(torch.equal(one[i : i + 1], condition(x[i : i + 1], mask[:1], eps[:1])) for i in range(3))
 
 
-# ------------------------------------------------------------------------------------------------- families
+# ---- families
 @some
 @given(fit=strip_sizes(), start=st.integers(-45, 45), vertical=st.booleans())
 def test_a_strip_is_where_it_is_said(fit, start, vertical):
@@ -146,7 +146,7 @@ def test_each_family_is_fair_as_it_comes(name, size):
 
 def test_the_default_step_divides_the_width():
     for size in range(1, 300, 23):
-        (width, most), shifts = sizes(size), even_masks(size)[:2, 0, 0].sum(1)
+        (width, most), shifts = width_and_step(size), even_masks(size)[:2, 0, 0].sum(1)
         step = int(shifts[0])  # what is left of the first strip
         assert width % step == 0
         assert step <= most
@@ -205,7 +205,7 @@ def test_blocks_without_a_generator_are_the_same_deal_and_draw_nothing():
     assert not torch.equal(block_masks(32, generator=rng(1)), first)
 
 
-# ------------------------------------------------------------------------------------------------- masks to train with
+# ---- masks to train with
 def lines(mask):
     "The mask as one line of hidden pixels (size,), from whichever direction it has."
     vertical, horizontal = mask[0, :1, :], mask[0, :, :1]
@@ -229,7 +229,7 @@ def test_random_strips_hide_something_and_leave_something(size, n, varied, seed)
     for m in masks:
         line, widest = lines(m), max(size // 4, 1) if varied else max(size // 8, 1)
         assert 1 <= line.sum() <= size / 2 + widest / 2
-        for start, length in runs(line):
+        for _, length in runs(line):
             assert length <= widest
 
 
@@ -264,7 +264,7 @@ def test_random_strips_are_fair(size, varied):
     assert abs(vertical - 0.5) < 6 * 0.5 / len(masks) ** 0.5
 
 
-# ------------------------------------------------------------------------------------------------- one map of many verdicts
+# ---- one map of many masks
 @some
 @given(seed=seeds, n=st.integers(1, 8), share=st.sampled_from([0.1, 0.5, 1.0]))
 def test_pool_and_spread_pixel_by_pixel(seed, n, share):
@@ -310,7 +310,7 @@ def test_no_mask_at_all_is_no_verdict(how):
     assert torch.equal(std_over_masks(none, none.bool()), torch.zeros(1, 5, 5))
 
 
-# ------------------------------------------------------------------------------------------------- the plan
+# ---- the plan
 @some
 @given(
     seed=seeds, batch_size=st.integers(1, 40), slices=st.integers(0, 4), skip=st.booleans(), steps=st.integers(1, 100)
@@ -340,7 +340,7 @@ def test_nothing_to_look_at():
     assert len(plan) == plan.cost(100) == 0
 
 
-# ------------------------------------------------------------------------------------------------- the published map from its own numbers
+# ---- the published map from its own numbers
 @pytest.fixture(params=["paper_protocol", "paper_protocol_edges"])
 def golden(request):
     path = GOLDEN / f"{request.param}.npz"
@@ -364,7 +364,7 @@ def test_the_published_map(golden):
 
 
 def test_what_the_published_map_is_not(golden):
-    "The verdict is a mean and not a sum, and it is scaled before the brain is cut out: images with brain at the border tell."
+    "A mean and not a sum, scaled before the brain is cut out: images with brain at the border show it."
     masks = published_masks(128)
 
     def far(a):
@@ -380,7 +380,7 @@ def test_what_the_published_map_is_not(golden):
     assert far(maps(masks) * golden["brain"]) == golden["edges"]
 
 
-# ------------------------------------------------------------------------------------------------- what cannot be
+# ---- what cannot be
 MASK, BRAIN = torch.zeros(3, 1, 8, 8, dtype=torch.bool), torch.zeros(2, 1, 8, 8, dtype=torch.bool)
 
 

@@ -1,4 +1,4 @@
-"Diffusion: equal to the published implementation's arrays and to the schedulers of diffusers, and laws for any step, number and spacing."
+"Diffusion: equal to the published implementation's arrays and to diffusers; properties for any steps and spacing."
 
 import itertools
 from pathlib import Path
@@ -28,7 +28,7 @@ from mmccd.diffusion import (
     to_x0,
 )
 
-GOLDEN = Path(__file__).parent.parent.parent / "shared" / "golden" / "paper_protocol.npz"
+GOLDEN = Path(__file__).parents[3] / "shared" / "golden" / "paper_protocol.npz"
 ABAR = alphas_cumprod(linear_betas())
 relaxed = settings(max_examples=60, deadline=None)  # a busy machine is no bug
 NAMES = {"x0": "sample", "eps": "epsilon", "v": "v_prediction"}  # ours: theirs
@@ -39,7 +39,7 @@ def draw(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-# ------------------------------------------------------------------------------------------------- the published implementation's numbers
+# ---- the published implementation's numbers
 @pytest.fixture(scope="module")
 def golden():
     if not GOLDEN.exists():
@@ -74,15 +74,17 @@ def test_sampling_is_the_published_one(golden):
     assert_close(torch.stack(walked), golden["ddim_trace"].double(), **CLOSE)
 
 
-# ------------------------------------------------------------------------------------------------- diffusers
+# ---- diffusers
 @pytest.fixture(scope="module")
 def library():
     return pytest.importorskip("diffusers", reason="the library diffusers is not installed")
 
 
 def scheduler(kind, schedule="linear", prediction="x0", spacing="trailing", abar=None):
-    """One of theirs, without clipping. Its table is in single precision, which answers of kind "eps" magnify 157 times at the last step: `abar`
-    replaces it where steps are compared (`test_schedules` compares the tables)."""
+    """A scheduler of diffusers, without clipping.
+
+    Its table is in single precision, which predictions of kind "eps" magnify 157 times at the last step; `abar` takes
+    its place where steps are compared (`test_schedules` compares the tables)."""
     import diffusers
 
     s = getattr(diffusers, f"{kind}Scheduler")(
@@ -180,7 +182,7 @@ def test_ddpm_step(library, kind, schedule):
         assert_close(mean + variance.sqrt() * draw(2, 1, 4, 4, seed=7), out.prev_sample, **CLOSE)
 
 
-# ------------------------------------------------------------------------------------------------- laws
+# ---- laws
 steps = st.integers(1, 200).flatmap(lambda T: st.tuples(st.integers(1, T), st.just(T)))
 
 
@@ -222,12 +224,12 @@ def test_too_many_or_few_steps(n):
     ],
 )
 def test_unknown_names(call):
-    with pytest.raises(ValueError, match="unknown .* 'even': choose .*, "):
+    with pytest.raises(ValueError, match=r"unknown .* 'even': choose .*, "):
         call()
 
 
 def test_eta_wants_noise():
-    with pytest.raises(ValueError, match="eta 0.5 needs noise"):
+    with pytest.raises(ValueError, match=r"eta 0\.5 needs noise"):
         ddim_step(draw(1, 1, 2, 2), draw(1, 1, 2, 2), 10, 5, ABAR, 0.5)
 
 
@@ -310,7 +312,7 @@ def test_any_step_keeps_the_distribution(st_, eta, abar):
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 30), st.sampled_from(SPACINGS), st.floats(0, 1), schedules)
 def test_the_last_step_ends_in_x0(n, spacing, eta, abar):
-    "Whatever was predicted last is the sample, to the bit; and with the truth predicted, nothing leaves its trajectory."
+    "The last prediction is the sample, to the bit; and with the truth predicted, nothing leaves its trajectory."
     times, g = time_steps(n, 1000, spacing), torch.Generator().manual_seed(n)
     walked = list(ddim(lambda x_t, t: torch.sin(x_t + t), draw(1, 1, 2, 2), abar, times, eta, g))
     assert torch.equal(walked[-1].x_s, walked[-1].x0)

@@ -1,7 +1,6 @@
-"Two protocols: the published one from its own numbers, each of its quirks alone, and the laws of the clean one."
+"The published protocol from its own numbers, and each of its quirks alone."
 
 import itertools
-import json
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 
@@ -11,41 +10,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 from sklearn.metrics import roc_auc_score
+from toy_maps import others, slices
 
 from mmccd import protocols as P
 from mmccd import scoring as S
 from mmccd import summary
 from mmccd.detector import healthy_threshold
 from mmccd.masking import even_masks, published_masks
-from mmccd.protocols import CLEAN, PAPER, Quirks, clean_scores, clean_table, paper_scores
+from mmccd.protocols import CLEAN, PAPER, Quirks, paper_scores
 
-GOLDEN = Path(__file__).parent.parent.parent / "shared" / "golden"
+GOLDEN = Path(__file__).parents[3] / "shared" / "golden"
 NAMES = [f.name for f in fields(Quirks)]
 some = settings(max_examples=20, deadline=None)
 seeds = st.integers(0, 2**31 - 1)
-
-
-def slices(seed=0, n=3, well=2, size=40, shift=1.5):
-    "Maps, truths and brains of `n` slices with a lesion and of `well` healthy ones; the first lesion reaches the rim."
-    rng = np.random.default_rng(seed)
-    y, x = np.mgrid[:size, :size]
-    out = []
-    for k in range(n + well):
-        brain = (y - size / 2) ** 2 / (0.40 + 0.05 * rng.random()) ** 2 + (x - size / 2) ** 2 / (
-            0.32 + 0.05 * rng.random()
-        ) ** 2 < size**2
-        cy, cx = (size / 2, 0.26 * size) if k == 0 else rng.uniform(0.38, 0.62, 2) * size
-        truth = brain & ((y - cy) ** 2 + (x - cx) ** 2 < (0.08 * size + 2 * rng.random()) ** 2) & (k < n)
-        score = ndimage.gaussian_filter(rng.random((size, size)), 1) * 3 + shift * ndimage.gaussian_filter(
-            truth.astype(float), 1
-        )
-        out.append((np.where(brain, score, 0).astype(np.float32), truth, brain))
-    return [list(v) for v in zip(*out)]
-
-
-def others(seed=99, n=4):
-    maps, _, brains = slices(seed, 0, n)
-    return maps, brains
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +43,7 @@ def without(*off):
     return replace(PAPER, **dict.fromkeys(off, False))
 
 
-# ------------------------------------------------------------------------------------------------- the published numbers
+# ---- the published numbers
 @pytest.fixture(scope="module", params=["paper_protocol", "paper_protocol_edges"])
 def golden(request):
     path = GOLDEN / f"{request.param}.npz"
@@ -100,7 +77,7 @@ def test_the_published_scores_from_its_predictions(golden):
 
 
 def test_each_quirk_is_needed(golden):
-    "Switched off, each one that these images can tell misses the published numbers; the golden test could not pass by accident."
+    "Without any quirk that these images depend on, the published numbers are missed."
     g, maps = (
         golden,
         P.strip_map(golden["img"], golden["pred"]) * np.float32(0.7) - np.float32(0.01),
@@ -118,7 +95,7 @@ def test_each_quirk_is_needed(golden):
         agrees(paper_scores(maps, g["seg"], g["brain"], without("pixels"), spacing=1.875), g)
 
 
-def test_sum_and_mask_before_scaling_are_told_apart(golden):
+def test_sum_and_mask_before_scaling_differ(golden):
     "A sum over strips, or the brain cut out before min-max, misses the map where the brain reaches the border."
     masks, error = published_masks(128).numpy(), (golden["pred"].astype(np.float32) - golden["img"]) ** 2
 
@@ -129,7 +106,7 @@ def test_sum_and_mask_before_scaling_are_told_apart(golden):
     assert far(P.strip_map(golden["img"], golden["pred"]) * golden["brain"]) == golden["edges"]
 
 
-# ------------------------------------------------------------------------------------------------- the switches
+# ---- the switches
 def test_the_corners():
     assert Quirks() == CLEAN
     assert set(asdict(CLEAN).values()) == {False}
@@ -190,7 +167,7 @@ def test_a_quirk_alone_changes_what_it_should_and_only_that(test, healthy, name,
     np.testing.assert_allclose(before["auc"], after["auc"], rtol=1e-5 if name != "background" else 1)
 
 
-def test_fitted_is_the_oracle_of_the_last_chapter(test, healthy):
+def test_fitted_is_the_oracle_of_summary(test, healthy):
     _maps, _truths, _brains = test
     r = paper_scores(*test, alone(fitted=True))
     inside = [(a[b], t[b]) for a, t, b in zip(*test)][:3]
@@ -244,10 +221,10 @@ def test_with_min_max_a_stranger_changes_everybody(test, healthy):
     stranger = 5 * maps[0], truths[0], brains[0]
     for q, moved in ((CLEAN, False), (alone(min_max=True), True)):
         before, after = (
-            paper_scores(*s, q, healthy)["rows"][:3] for s in (test, [v + [x] for v, x in zip(test, stranger)])
+            paper_scores(*s, q, healthy)["rows"][:3] for s in (test, [[*v, x] for v, x in zip(test, stranger)])
         )
         assert (before != after) == moved, q
-    scaled = [P.min_max_scale(m) for m in (maps, maps + [stranger[0]])]
+    scaled = [P.min_max_scale(m) for m in (maps, [*maps, stranger[0]])]
     np.testing.assert_allclose(scaled[1][0] * 5, scaled[0][0] * (max(m.max() for m in maps) / maps[0].max()), rtol=1e-5)
     both = np.concatenate([m.ravel() for m in scaled[0]])
     assert both.min() == 0
@@ -259,7 +236,7 @@ def test_labels_grow_or_keep_their_area():
     for r in (4, 9, 15):
         y, x = np.mgrid[:60, :60] - rng.uniform(28, 32, (2, 1, 1))
         disk, ones = y**2 + x**2 < r * r, np.ones((60, 60), bool)
-        kept, grown = (P.at_size(disk * 1.0, disk, ones, 32, g)[1] for g in (False, True))
+        kept, grown = (P.resize_for_scoring(disk * 1.0, disk, ones, 32, g)[1] for g in (False, True))
         assert not (kept & ~grown).any()
         assert abs(kept.sum() * (60 / 32) ** 2 / disk.sum() - 1) < 0.04
         assert grown.sum() > 1.1 * kept.sum()
@@ -270,16 +247,18 @@ def test_labels_grow_or_keep_their_area():
             ):
                 lit[a, b] = True
         assert (grown == lit).all()
-    again = P.at_size(disk * 1.0, disk, ones, 60, True)
+    again = P.resize_for_scoring(disk * 1.0, disk, ones, 60, True)
     assert (again[1] == disk).all()
-    assert (P.at_size(disk * 1.0, disk, ones)[1] == disk).all()
+    assert (P.resize_for_scoring(disk * 1.0, disk, ones)[1] == disk).all()
 
 
 def test_a_known_growth():
     "A disk of radius 10 px grows by about a quarter from 240 to 128 pixels."
     y, x = np.mgrid[:240, :240] - 119.5
     disk = y**2 + x**2 < 100
-    grown = P.at_size(disk * 1.0, disk, np.ones((240, 240)), 128, True)[1].sum() * (240 / 128) ** 2 / disk.sum()
+    grown = (
+        P.resize_for_scoring(disk * 1.0, disk, np.ones((240, 240)), 128, True)[1].sum() * (240 / 128) ** 2 / disk.sum()
+    )
     assert 1.2 < grown < 1.28
 
 
@@ -350,24 +329,24 @@ def test_distances_in_mm_at_another_size(test, healthy):
 def test_empty_masks_of_overlap():
     none, one = np.zeros((3, 3), bool), np.eye(3, dtype=bool)
     clean = {
-        "two empty": P.overlap(none, none, CLEAN),
-        "no mark": P.overlap(none, one, CLEAN),
-        "no truth": P.overlap(one, none, CLEAN),
+        "two empty": P.overlap_scores(none, none, CLEAN),
+        "no mark": P.overlap_scores(none, one, CLEAN),
+        "no truth": P.overlap_scores(one, none, CLEAN),
     }
     assert set(clean["two empty"].values()) == {1}
     assert set(clean["no mark"].values()) == set(clean["no truth"].values()) == {0}
     paper = {
-        "two empty": P.overlap(none, none, PAPER),
-        "no mark": P.overlap(none, one, PAPER),
-        "no truth": P.overlap(one, none, PAPER),
+        "two empty": P.overlap_scores(none, none, PAPER),
+        "no mark": P.overlap_scores(none, one, PAPER),
+        "no truth": P.overlap_scores(one, none, PAPER),
     }
     assert np.isnan(list(paper["two empty"].values())).all()
     assert np.isnan(paper["no mark"]["precision"])
     assert np.isnan(paper["no truth"]["sensitivity"])
     assert paper["no mark"]["dice"] == paper["no truth"]["dice"] == paper["no mark"]["jaccard"] == 0
     assert (
-        P.overlap(one, one, PAPER)
-        == P.overlap(one, one, CLEAN)
+        P.overlap_scores(one, one, PAPER)
+        == P.overlap_scores(one, one, CLEAN)
         == dict.fromkeys(("dice", "sensitivity", "precision", "jaccard"), 1)
     )
 
@@ -424,8 +403,9 @@ def test_any_combination_works_or_stops_in_words(on, size):
     try:
         r = paper_scores(*slices(), q, others(), size=size)
     except ValueError as e:
-        assert q.empty_error
-        assert "no surface distance" in str(e)
+        stopped = q.empty_error and "no surface distance" in str(e)
+        if not stopped:
+            raise
         return
     assert 0 <= r["dice"] <= 1
     assert 0 <= r["auc"] <= 1
@@ -434,144 +414,3 @@ def test_any_combination_works_or_stops_in_words(on, size):
     assert (r["healthy"] is None) == q.no_healthy
     assert (r["dice_curve"] is None) == (not q.fitted)
     assert r["dice"] == pytest.approx(np.mean([x["dice"] for x in r["rows"] if x["lesion"]]))
-
-
-# ------------------------------------------------------------------------------------------------- the clean protocol
-def plain(row, *but):
-    return {k: v for k, v in row.items() if k not in ("id", "dice_oracle", *but)}
-
-
-@some
-@given(seed=seeds, k=st.integers(0, 4))
-def test_alone_as_in_company(seed, k):
-    test, healthy = slices(seed), others(seed + 1)
-    company = clean_scores(*test, healthy)
-    if k >= 3:
-        few = clean_scores(*([v[0], v[k]] for v in test), healthy)
-        for rate in company:
-            assert plain(few[rate]["healthy"]["subjects"][0]) == plain(company[rate]["healthy"]["subjects"][k - 3])
-    else:
-        one = clean_scores(*(v[k : k + 1] for v in test), healthy)
-        for rate in company:
-            assert plain(one[rate]["subjects"][0]) == plain(company[rate]["subjects"][k])
-            assert one[rate]["threshold"] == company[rate]["threshold"]
-
-
-@some
-@given(seed=seeds, factor=st.sampled_from([0.25, 2.0, 1024.0]))
-def test_the_scale_of_the_maps_is_nobodys_business(seed, factor):
-    "Powers of two, so that no digit is lost."
-    (maps, truths, brains), (others_, inside) = slices(seed), others(seed + 1)
-    a = clean_scores(maps, truths, brains, (others_, inside))
-    b = clean_scores(
-        [np.float32(factor) * m for m in maps], truths, brains, ([np.float32(factor) * m for m in others_], inside)
-    )
-    for rate in a:
-        assert a[rate]["subjects"] == b[rate]["subjects"]
-        assert a[rate]["healthy"] == b[rate]["healthy"]
-        assert b[rate]["threshold"] == pytest.approx(factor * a[rate]["threshold"])
-
-
-def test_clean_is_the_switched_off_paper(test, healthy):
-    for fpr in (0.01, 0.05):
-        a, b = clean_scores(*test, healthy, (fpr,), 2.0), paper_scores(*test, CLEAN, healthy, fpr, spacing=2.0)
-        (a,) = a.values()
-        for there, here in dict(
-            dice="dice", auroc="auc", assd="assd", jaccard="jaccard", precision="precision", recall="sensitivity"
-        ).items():
-            assert a["summary"][there]["mean"] == pytest.approx(b[here]), there
-        assert a["threshold"] == b["threshold"]
-        assert a["healthy"]["summary"]["share"]["mean"] == pytest.approx(b["healthy"]["marked"])
-        assert a["rate"] == fpr
-
-
-def test_clean_has_both_rates_and_an_oracle(test, healthy):
-    r = clean_scores(*test, healthy, ids=["a", "b", "c", "d", "e"])
-    assert list(r) == ["1 %", "5 %"]
-    assert r["1 %"]["threshold"] > r["5 %"]["threshold"]
-    assert json.loads(json.dumps(r, allow_nan=False)) == r
-    for x in r.values():
-        assert [s["id"] for s in x["subjects"]] == ["a", "b", "c"]
-        assert [s["id"] for s in x["healthy"]["subjects"]] == [
-            "d",
-            "e",
-        ]
-        assert x["summary"]["dice_oracle"]["mean"] >= x["summary"]["dice"]["mean"] - 1e-12
-        assert "labels" in x["oracle_origin"]
-        assert "healthy" in x["threshold_origin"]
-    assert r["5 %"]["healthy"]["summary"]["share"]["mean"] > r["1 %"]["healthy"]["summary"]["share"]["mean"]
-    assert r["1 %"]["oracle_threshold"] == r["5 %"]["oracle_threshold"]
-
-
-def test_outside_the_brain_nothing_counts(test, healthy):
-    maps, truths, brains = test
-    dirty = (
-        [np.where(b, m, 1e6).astype(np.float32) for m, b in zip(maps, brains)],
-        [t | ~b for t, b in zip(truths, brains)],
-    )
-    a, b = clean_scores(*test, healthy), clean_scores(*dirty, brains, healthy)
-    for rate in a:
-        assert a[rate]["subjects"] == b[rate]["subjects"]
-        assert a[rate]["healthy"] == b[rate]["healthy"]
-    np.testing.assert_equal(
-        paper_scores(*test, CLEAN, healthy)["rows"], paper_scores(*dirty, brains, CLEAN, healthy)["rows"]
-    )
-
-
-def test_volumes_are_scored_as_volumes(test, healthy):
-    stack = [[np.stack([v, v], -1) for v in part] for part in test]
-    flat, deep = (
-        clean_scores(*test, healthy)["1 %"],
-        clean_scores(*stack, [[np.stack([v, v], -1) for v in part] for part in healthy])["1 %"],
-    )
-    assert (flat["protocol"], deep["protocol"]) == ("slice", "volume")
-    assert deep["threshold"] == flat["threshold"]
-    for k in ("dice", "ap", "auroc", "dice_oracle"):
-        assert deep["summary"][k]["mean"] == pytest.approx(flat["summary"][k]["mean"])
-
-
-def test_the_table_says_what_was_scored(test, healthy):
-    r = clean_scores(*test, healthy)
-    lines = [[c.strip() for c in line.strip("|").split("|")] for line in clean_table({"one": r, "two": r}).split("\n")]
-    assert {len(line) for line in lines} == {10}
-    assert [line[0] for line in lines] == ["detector", "---", "one", "two"]
-    assert lines[0][3] == "Dice (oracle)"
-    s = r["1 %"]["summary"]["dice"]
-    assert lines[2][1] == f"{s['mean']:.2f} [{s['low']:.2f}, {s['high']:.2f}]"
-    assert lines[2][-1] == f"{100 * r['5 %']['healthy']['summary']['share']['mean']:.1f} %"
-    nobody = clean_scores(*(v[:1] for v in test), healthy)
-    assert clean_table({"x": nobody}).endswith("| - | - |")
-
-
-# ------------------------------------------------------------------------------------------------- bad input: one plain sentence
-A, B = np.ones((8, 8), np.float32), np.ones((8, 8), bool)
-T = np.eye(8, dtype=bool)
-
-
-@pytest.mark.parametrize(
-    ("call", "words"),
-    [
-        (lambda: paper_scores([A], [T, T], [B]), "got 1 maps, 2 truths and 1 brains"),
-        (lambda: paper_scores([], [], []), "no slice with a lesion"),
-        (lambda: paper_scores([A], [0 * T], [B]), "no slice with a lesion"),
-        (lambda: paper_scores([A], [T[:4]], [B]), r"one shape, got \(8, 8\), \(4, 8\)"),
-        (lambda: paper_scores([A[0]], [T[0]], [B[0]]), r"\(h w\) of one shape"),
-        (lambda: paper_scores([A], [T * 4], [B]), "truth must hold 0 and 1 only, but it holds 4"),
-        (lambda: paper_scores([A], [T], [0 * B]), "brain mask is empty"),
-        (lambda: paper_scores([A * np.nan], [T], [B]), "must be finite"),
-        (lambda: paper_scores([A], [T], [B]), "1 everywhere have no scale"),
-        (lambda: paper_scores([A], [T], [B], CLEAN), "needs healthy subjects"),
-        (lambda: paper_scores([A], [T], [B], CLEAN, ([], [])), "needs healthy subjects"),
-        (lambda: paper_scores([A], [T], [B], CLEAN, ([A], [B]), fpr=1), "between 0 and 1, got 1"),
-        (lambda: clean_scores([A], [T], [B], ([], [])), "needs healthy subjects"),
-        (lambda: clean_scores([A], [0 * T], [B], ([A], [B])), "no subjects to score"),
-        (lambda: clean_scores([A], [T], [B], ([A], [B]), fprs=(0,)), "between 0 and 1, got 0"),
-        (lambda: clean_scores([A * np.nan], [T], [B], ([A], [B])), "must be finite"),
-        (lambda: clean_table({}), "no results"),
-    ],
-)
-def test_bad_input_is_refused_in_one_sentence(call, words):
-    with pytest.raises(ValueError, match=words) as e:
-        call()
-    assert "\n" not in str(e.value)
-    assert len(str(e.value)) < 250

@@ -63,17 +63,17 @@ def test_any_shape_of_network(channels, mults, blocks, stem, c_in, time, labels)
         dropout=0.2,
     )
     net = awake(UNet(config))
-    told = {"t": torch.tensor([3, 70])} if time else {}
+    given = {"t": torch.tensor([3, 70])} if time else {}
     if labels:
-        told["label"] = torch.tensor([0, 2])
+        given["label"] = torch.tensor([0, 2])
     x = torch.randn(2, c_in, 16, 16)
-    y = net(x, **told)
+    y = net(x, **given)
     assert y.shape == (2, 2, 16, 16)
     assert y.isfinite().all()
-    assert torch.equal(y, net(x, **told))
+    assert torch.equal(y, net(x, **given))
     y.sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())  # every weight takes part
-    torch.testing.assert_close(net(x[:1], **{k: v[:1] for k, v in told.items()}), y[:1], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(net(x[:1], **{k: v[:1] for k, v in given.items()}), y[:1], rtol=1e-4, atol=1e-4)
     down, _middle, up = stages(config)
     assert sum(s.factor == 0.5 for s in down) == sum(s.factor == 2 for s in up) == len(mults) - 1
     assert up[-1].size == 16 // stem
@@ -83,7 +83,7 @@ def test_untrained_is_zero():
     assert not UNet(**SMALL)(torch.randn(1, 1, 16, 16)).any()
 
 
-def test_what_it_is_told_matters():
+def test_time_and_label_matter():
     net = awake(UNet(**SMALL, time=True, labels=4))
     x = torch.randn(1, 1, 16, 16)
     out = {(t, k): net(x, torch.tensor([t]), torch.tensor([k])) for t in (0, 500) for k in (0, 3)}
@@ -142,7 +142,7 @@ def test_one_sentence(make, words):
 
 
 def test_it_learns_where_things_are():
-    "A plain stack of small filters cannot know the left of the picture from the right; a U-Net with zero padding and coarse scales can."
+    "A stack of small filters cannot tell left from right; a U-Net with zero padding and coarse scales can."
     torch.manual_seed(0)
     net, x = UNet(**SMALL), torch.zeros(4, 1, 16, 16)
     y = torch.cat([torch.full((4, 1, 16, 8), -1.0), torch.full((4, 1, 16, 8), 1.0)], 3)

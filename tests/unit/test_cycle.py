@@ -1,8 +1,6 @@
 "The Cyclic U-Net: what comes back, and what is kept of it. The packaged ones too."
 
 import json
-import os
-import signal
 from dataclasses import asdict, replace
 
 import pytest
@@ -13,9 +11,6 @@ from mmccd.cycle import CyclicUNet, CyclicUNetConfig
 from mmccd.detector import Detector, load_detector, save_detector, save_variants
 from mmccd.registry import new_detector
 from mmccd.runtime import single_thread
-from mmccd.training.checkpoint import checkpoints
-from mmccd.training.run import train
-from mmccd.training_loop import TrainConfig
 from mmccd.translate import Translator, directed_pairs, fill_background, translation_loss
 from mmccd.unet import UNetConfig, preset
 from mmccd.weights.hub import WEIGHTS, packaged
@@ -62,9 +57,9 @@ class Toy:
         return {k: v[indices] for k, v in self.d.items()}
 
 
-# ------------------------------------------------------------------------------------------------- the detector
+# ---- the detector
 @pytest.mark.parametrize("kind", KINDS)
-def test_laws(kind, tmp_path):
+def test_properties(kind, tmp_path):
     check_detector(awake(KINDS[kind]), tmp_path / "d")
 
 
@@ -84,8 +79,8 @@ def test_a_perfect_translator_finds_nothing(kind, monkeypatch):
         assert torch.equal(d.translate_back(batch[pair[1]], batch["brain"]), batch[pair[0]])
 
 
-def test_only_what_does_not_come_back_counts(monkeypatch):
-    "The networks have never seen this spot: the way there loses it, the way back cannot know, and the map is the square of what was lost."
+def test_only_what_does_not_return_counts(monkeypatch):
+    "The first translation loses an unknown spot, the second cannot restore it: the map is its square."
     batch = Toy(2).d
     x = batch["flair"].clone()
     x[:, :, 14:18, 14:18] += 2
@@ -96,7 +91,7 @@ def test_only_what_does_not_come_back_counts(monkeypatch):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_background_has_no_say(kind):
+def test_the_background_has_no_influence(kind):
     d, b = awake(KINDS[kind]), Toy(2).d
     wild = torch.where(b["brain"], b["flair"], 9.0)
     assert torch.equal(maps(d, wild, b["brain"]), maps(d, b["flair"], b["brain"]))
@@ -104,7 +99,7 @@ def test_the_background_has_no_say(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_target_is_not_needed_to_look_but_to_learn(kind):
+def test_the_target_is_needed_to_learn_only(kind):
     d, b = awake(KINDS[kind]), Toy(4).d
 
     def g():
@@ -115,7 +110,7 @@ def test_the_target_is_not_needed_to_look_but_to_learn(kind):
     assert not torch.equal(d.loss(other, g()), d.loss(b, g()))
 
 
-# ------------------------------------------------------------------------------------------------- config
+# ---- config
 @pytest.mark.parametrize(
     "fields",
     [
@@ -149,7 +144,7 @@ def test_sizes_by_name():
         (dict(input="t2"), "input and target are both t2: choose two modalities"),
         (dict(modalities=("t1", "t2")), "flair is not among the modalities of the network, t1, t2"),
         (dict(modalities=("flair",)), "t2 is not among the modalities of the network, flair"),
-        (dict(modalities=("flair", "t1")), "and t2 is not among them"),
+        (dict(modalities=("flair", "t1")), "t2 is not among the modalities of the network"),
         (dict(modalities=("flair", "t2", "t2")), "two or more different modalities, got flair, t2, t2"),
         (dict(unet="huge"), "unknown size 'huge': choose paper or tiny"),
         (dict(normalisation="odd"), "odd"),
@@ -166,9 +161,9 @@ def test_slices_of_another_size():
         maps(awake(), *toy_slices(1, 16, 16))
 
 
-# ------------------------------------------------------------------------------------------------- other ways
+# ---- other ways
 @pytest.mark.parametrize("kind", KINDS)
-def test_another_way_there_and_back(kind, tmp_path):
+def test_another_pair_of_the_same_networks(kind, tmp_path):
     "Kept, loaded, turned round, kept, loaded: the same maps bit for bit, and so after turning round twice."
     d, b = awake(KINDS[kind]), Toy(2).d
     d.calibration = {"threshold": 0.5}
@@ -189,7 +184,7 @@ def test_another_way_there_and_back(kind, tmp_path):
     )  # they share nothing in memory
 
 
-def test_the_order_of_the_modalities_has_no_say():
+def test_the_order_of_the_modalities_makes_no_difference():
     b = Toy(2).d
     a, c = awake(("t2", "t1", "flair")), awake(THREE)
     assert torch.equal(maps(a, b["flair"], b["brain"]), maps(c, b["flair"], b["brain"]))
@@ -205,7 +200,7 @@ def test_the_order_of_the_modalities_has_no_say():
         ((), ("t1", "t1ce"), "t1"),
     ],
 )
-def test_a_way_that_was_not_learned(modalities, pair, word):
+def test_a_pair_that_was_not_learned(modalities, pair, word):
     "Two networks for FLAIR and T2 must not pass for networks for T1."
     with pytest.raises(ValueError, match=word):
         awake(modalities).for_pair(*pair)
@@ -221,46 +216,9 @@ def test_tensors_shared_by_several(tmp_path):
         assert torch.equal(maps(again, b[x], b["brain"]), maps(d.for_pair(x, y), b[x], b["brain"]))
 
 
-# ------------------------------------------------------------------------------------------------- training
-QUICK = TrainConfig(steps=6, batch_size=4, warmup=2, log_every=2, checkpoint_every=3, validate_every=3, val_slices=4)
-
-
+# ---- first weights
 def start():
     return new_detector("cycle", 0, input="flair", target="t2", modalities=THREE, size=32, unet=SMALL)
-
-
-def fit(out, data=None, **kwargs):
-    return train(start(), data or Toy(), Toy(4, seed=1), out, QUICK, progress=False, device="cpu", **kwargs)
-
-
-class Stops(Toy):
-    "Asks the process to stop when the batch of the fifth step is asked for."
-
-    seen = 0
-
-    def batch(self, indices):
-        self.seen += 1 < len(indices) < len(self)
-        if self.seen == 5:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return super().batch(indices)
-
-
-def test_interrupted_and_resumed(tmp_path):
-    "The pairs are drawn anew at each step: after an interruption they are the same, and so is every bit."
-    fit(tmp_path / "plain")
-    with pytest.raises(KeyboardInterrupt, match=r"stopped at step \d of 6"):
-        fit(tmp_path / "run", Stops())
-    assert next(p.name for p in checkpoints(tmp_path / "run")) == "step-0000003.ckpt"
-    assert not (tmp_path / "run/README.md").exists()
-    fit(tmp_path / "run", resume=True)
-    a, b = (tmp_path / n / "model.safetensors" for n in ("plain", "run"))
-    assert a.read_bytes() == b.read_bytes()
-    assert (tmp_path / "plain/config.json").read_text() == (tmp_path / "run/config.json").read_text()
-    d = Detector.from_pretrained(tmp_path / "run")
-    assert d.config.modalities == THREE
-    assert d.threshold > 0
-    assert d.for_pair("t1", "t2").calibration is None
-    assert any(not torch.equal(v, start().state_dict()[k]) for k, v in d.state_dict().items())
 
 
 def test_first_weights_are_a_function_of_the_seed():
@@ -269,7 +227,7 @@ def test_first_weights_are_a_function_of_the_seed():
     assert any(not torch.equal(v, kept[1][k]) for k, v in kept[0].items())
 
 
-# ------------------------------------------------------------------------------------------------- the packaged ones
+# ---- the packaged ones
 def test_there_are_six():
     assert [n for n in packaged() if n.startswith("cycle")] == CYCLES
 
@@ -311,7 +269,7 @@ def test_packaged_tensors_are_shared():
     assert all(v.isfinite().all() for v in load(content).values())
 
 
-def test_packaged_ways_are_one_network():
+def test_packaged_pairs_are_one_network():
     d = Detector.from_pretrained(CYCLES[0])
     for name in CYCLES:
         other, turned = Detector.from_pretrained(name), d.for_pair(*name.split("-")[1:])

@@ -33,7 +33,7 @@ def toy(b=6):
     }
 
 
-# ------------------------------------------------------------------------------------------------- pairs
+# ---- pairs
 @pytest.mark.parametrize("n", [2, 3, 4])
 def test_every_ordered_pair_once_in_alphabetical_order(n):
     names = ["t2", "flair", "t1ce", "t1"][:n]
@@ -81,9 +81,9 @@ def test_unknown_pair(source, target):
         t(batch["flair"], batch["brain"], source, target)
 
 
-# ------------------------------------------------------------------------------------------------- what has a say
+# ---- what has a say
 @pytest.mark.parametrize("shared", [False, True])
-def test_the_background_has_no_say(shared):
+def test_the_background_has_no_influence(shared):
     t, batch = awake(Translator(THREE, SMALL, shared)), toy(3)
     x, brain = batch["flair"], batch["brain"]
     y = t(x, brain, "flair", "t2")
@@ -117,7 +117,7 @@ def test_paint_leaves_the_brain_alone():
     assert torch.equal(x, kept)
 
 
-# ------------------------------------------------------------------------------------------------- the loss
+# ---- the loss
 def cheat(t, batch, monkeypatch):
     "Networks that know the answer."
     if t.shared:
@@ -125,7 +125,7 @@ def cheat(t, batch, monkeypatch):
         def run(x, k):
             return torch.stack([batch[t.pairs[int(j)][1]][i] for i, j in enumerate(k)])
 
-        monkeypatch.setattr(t, "run", run)
+        monkeypatch.setattr(t, "translate_labelled", run)
     else:
         for net, (_, target) in zip(t.nets, t.pairs):
             monkeypatch.setattr(net, "forward", lambda x, target=target: batch[target])
@@ -163,8 +163,8 @@ def test_the_loss_of_two_networks_is_the_mean_over_pairs_and_slices():
 
 def test_a_shared_network_learns_one_drawn_pair_a_slice(monkeypatch):
     t, batch, drawn = awake(Translator(THREE, SMALL, True)), toy(), []
-    run = t.run
-    monkeypatch.setattr(t, "run", lambda x, k: drawn.append((x, k)) or run(x, k))
+    run = t.translate_labelled
+    monkeypatch.setattr(t, "translate_labelled", lambda x, k: drawn.append((x, k)) or run(x, k))
     losses = [translation_loss(t, batch, seeded(s)).item() for s in (0, 0, 1)]
     (x, k), (_, again), (_, other) = drawn
     assert losses[0] == losses[1] != losses[2]
@@ -186,7 +186,7 @@ def test_all_pairs_are_drawn_alike(monkeypatch):
         n.add_(torch.bincount(k, minlength=6))
         return x
 
-    monkeypatch.setattr(t, "run", run)
+    monkeypatch.setattr(t, "translate_labelled", run)
     translation_loss(t, batch, seeded(0))
     assert n.sum() == 600
     assert (abs(n - 100) < 40).all()
