@@ -79,7 +79,7 @@ def test_properties_with_all_options(tmp_path):
     d = awake(
         MMCCD,
         THREE,
-        sampler=Sampler("blocks", width=8, steps=2, eta=1.0, pooling="median"),
+        sampler=Sampler(width=16, n_strips=2, steps=2, eta=1.0, pooling="median"),
         normalise_by="healthy_mean",
         extra_targets=("t1",),
     )
