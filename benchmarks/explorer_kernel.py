@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from mmccd.anatomy import KINDS
 from mmccd.explorer.panel import Panel
-from mmccd.phantom import KINDS
 
 CELL = "from mmccd.explorer import explore\npanel = explore(device='cpu'{})"
 FLAT = 2.0  # MB for 100 interactions: 20 MB in an hour of teaching with a thousand of them
