@@ -1,4 +1,4 @@
-"""Which view to begin with, and which one to show where the wanted one does not exist."""
+"""Which view to begin with, and which one to show where the requested one does not exist."""
 
 from dataclasses import replace
 from typing import Any
@@ -9,32 +9,32 @@ from mmccd.explorer.engine import Engine
 from mmccd.explorer.view import SWEEPS, View
 
 
-def first_view(engine: Engine, **wanted: Any) -> View:
+def first_view(engine: Engine, **fields: Any) -> View:
     """The slice with most lesion, else most brain, and a strip through the middle of it.
 
     Args:
         engine: The subject and the networks.
-        **wanted: Fields of the view that are given.
+        **fields: Fields of the view that are given.
 
     Raises:
         ValueError: If there is no view with these fields.
     """
-    sampler = SWEEPS.get(wanted.get("sampler", "fast"), SWEEPS["fast"])
-    steps = wanted.get("steps", sampler.steps)
-    fields: dict[str, Any] = {"place": engine.places[0], "step": 1, "steps": steps}
-    probe = View(**fields | wanted)  # raises for impossible fields
+    sampler = SWEEPS.get(fields.get("sampler", "fast"), SWEEPS["fast"])
+    steps = fields.get("steps", sampler.steps)
+    least: dict[str, Any] = {"place": engine.places[0], "step": 1, "steps": steps}
+    probe = View(**least | fields)  # raises for impossible fields
     pairs = [
         (i, t)
         for i, t in engine.pairs
-        if i in engine.subject.case.volumes and wanted.get("input", i) == i and wanted.get("target", t) == t
+        if i in engine.subject.case.volumes and fields.get("input", i) == i and fields.get("target", t) == t
     ]
     if not pairs:
         return engine.check_view(probe)  # raises, with the reason
     input, target = engine.default_pair if engine.default_pair in pairs else pairs[0]
     region = interesting_region(engine)
-    place = wanted.get("place", engine.places[int(region.flatten(1).sum(1).argmax())])
-    width = wanted.get("width", max(engine.size // 8, 1))
-    middle = middle_of(region[engine.slices.number(place)][0], wanted.get("vertical", True))
+    place = fields.get("place", engine.places[int(region.flatten(1).sum(1).argmax())])
+    width = fields.get("width", max(engine.size // 8, 1))
+    middle = middle_of(region[engine.slices.number(place)][0], fields.get("vertical", True))
     view = View(
         place=place,
         input=input,
@@ -43,10 +43,10 @@ def first_view(engine: Engine, **wanted: Any) -> View:
         start=middle - width // 2,
         steps=steps,
         step=steps,
-        by_hand=not wanted.get("swept"),
+        by_hand=not fields.get("swept"),
     )
-    fields = {"threshold": engine.threshold(view) or engine.detector(view).map_top}
-    return engine.check_view(replace(view, **fields | wanted))
+    threshold: dict[str, Any] = {"threshold": engine.threshold(view) or engine.detector(view).map_top}
+    return engine.check_view(replace(view, **threshold | fields))
 
 
 def interesting_region(engine: Engine) -> torch.Tensor:

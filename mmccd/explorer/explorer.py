@@ -22,9 +22,9 @@ class Explorer(Engine):
         explorer.image(view).save("view.png")
     """
 
-    def first_view(self, **wanted: Any) -> View:
+    def first_view(self, **fields: Any) -> View:
         """The view to begin with: the slice with most lesion, a strip through it, and the given fields."""
-        return first_view(self, **wanted)
+        return first_view(self, **fields)
 
     def nearest_view(self, view: View) -> View:
         """The view that exists for this subject and is nearest to `view`."""

@@ -198,7 +198,7 @@ def served(tmp_path_factory):
 
 
 def opened(kind):
-    "A fixture: a page of one app with the explorer on it, shared by tests; none of them may leave an error in the console."
+    "A fixture: a page of one app with the explorer, shared by tests; none may leave an error in the console."
 
     @pytest.fixture(scope="module")
     def fixture(served):
