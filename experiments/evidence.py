@@ -57,6 +57,11 @@ def circumstances(device: str) -> dict[str, Any]:
     }
 
 
+def span(ends: tuple[int, int]) -> range:
+    """All axial places from the first to the last."""
+    return range(ends[0], ends[1] + 1)
+
+
 @dataclass(frozen=True)
 class Evidence(Plan):
     """The phantoms on which packaged detectors are scored, as a plan of `mmccd.benchmark` that trains nothing.
@@ -65,7 +70,8 @@ class Evidence(Plan):
         test: The subjects that are scored.
         calibrate: Other, healthy heads, which set the thresholds.
         scored: Pixels along a side of the slices that are scored.
-        heads: First and last axial place of the slices that the store of healthy heads holds.
+        places: First and last axial place of the slices that are scored, and that set the thresholds.
+        heads: The same for the slices that the store of the healthy heads holds.
         calibration_slices: How many of their slices at places 70 to 89 set a threshold; 40 of 400 are every tenth.
         healthy_slices: How many of the 20 slices of a healthy subject are checked for false alarms.
     """
@@ -74,6 +80,7 @@ class Evidence(Plan):
     test: Phantoms
     calibrate: Phantoms
     scored: int = 240
+    places: tuple[int, int] = (70, 89)
     heads: tuple[int, int] = (30, 125)
     calibration_slices: int = 400
     healthy_slices: int = 20
@@ -84,7 +91,8 @@ class Evidence(Plan):
         return replace(
             RECIPES["cpu"],
             scored=self.scored,
-            train_places=range(self.heads[0], self.heads[1] + 1),
+            train_places=span(self.heads),
+            test_places=span(self.places),
             test=self.test,
             calibrate=self.calibrate,
             calibration_slices=self.calibration_slices,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from evidence import Job, in_parallel
+from evidence import Job, in_parallel, span
 
 from mmccd.anatomy import MODALITIES
 from mmccd.intensity import METHODS, bend, landmarks, learn_landmarks
@@ -27,18 +27,18 @@ class Options:
         patients: Phantoms by kind.
         seed: Of the phantoms.
         voxels: How many brain voxels of each are taken.
-        slices: First axial slice and the one behind the last; empty: whole heads.
+        places: First and last axial place; empty: whole heads.
     """
 
     patients: dict[str, int]
     seed: int
     voxels: int
-    slices: tuple = ()
+    places: tuple = ()
 
 
-def sample(kind: str, seed: int, index: int, n: int, slices: tuple) -> dict[str, Any]:
+def sample(kind: str, seed: int, index: int, n: int, slices: range | None) -> dict[str, Any]:
     """Intensities of `n` random brain voxels: patient and healthy twin by modality, tissue, lesion."""
-    p = make_phantom(kind, seed, index, range(*slices) if slices else None)
+    p = make_phantom(kind, seed, index, slices)
     inside = np.flatnonzero(p.brain)
     chosen = np.sort(np.random.default_rng(index).choice(inside, n, replace=False))
     return {
@@ -101,7 +101,8 @@ def detection(patients: list[dict], mapped: list[tuple]) -> dict[str, float]:
 def run(options: dict[str, Any], job: Job) -> dict[str, Any]:
     """Compare all methods on the same patients."""
     o = Options(**options)
-    tasks = [(kind, o.seed, i, o.voxels, o.slices) for kind, n in o.patients.items() for i in range(n)]
+    slices = span(o.places) if o.places else None
+    tasks = [(kind, o.seed, i, o.voxels, slices) for kind, n in o.patients.items() for i in range(n)]
     patients = list(in_parallel(sample, tasks, job.jobs))
     gliomas, found = [p for p in patients if p["kind"] == "glioma"], {}
     for method in (*METHODS, *MORE):

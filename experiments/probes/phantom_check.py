@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from evidence import Job, in_parallel
+from evidence import Job, in_parallel, span
 
 from mmccd.detector import SIGNS
 from mmccd.intensity import normalise
@@ -16,22 +16,23 @@ from mmccd.scoring import auroc, average_precision, slice_protocol
 
 @dataclass(frozen=True)
 class Options:
-    """What the recipe says: subjects, seed, and by modality what 13 real patients gave and how far off is allowed."""
+    """What the recipe says: subjects, seed, first and last axial place, and what real patients gave by modality."""
 
     n: int
     seed: int
     real: dict[str, dict[str, float]]
-    tolerance: dict[str, dict[str, float]]
+    tolerance: dict[str, dict[str, float]]  # how far off is allowed
     prevalence: dict[str, float]  # real, tolerance
+    places: tuple[int, int] = (70, 89)
 
 
-def measure(seed: int, index: int, modalities: list[str]) -> dict[str, Any]:
+def measure(seed: int, index: int, modalities: list[str], slices: range) -> dict[str, Any]:
     """AP and AUROC of the plain threshold in each modality, and prevalence, of one glioma."""
-    p = make_phantom("glioma", seed, index, range(70, 90), twin=False)
+    p = make_phantom("glioma", seed, index, slices, twin=False)
     out: dict[str, Any] = {"id": p.id}
     for m in modalities:
         x = SIGNS[m] * normalise(p.volumes[m], p.brain, "median_iqr")
-        score, truth = slice_protocol(x, p.labels > 0, p.brain, slices=range(20))
+        score, truth = slice_protocol(x, p.labels > 0, p.brain, slices=range(len(slices)))
         out[m] = {"ap": average_precision(score, truth), "auroc": auroc(score, truth)}
     return out | {"prevalence": float(truth.mean())}
 
@@ -44,7 +45,7 @@ def mean_sd(values: list[float]) -> dict[str, float]:
 def run(options: dict[str, Any], job: Job) -> dict[str, Any]:
     """Measure all subjects; says which mean lies outside its tolerance."""
     o = Options(**options)
-    rows = list(in_parallel(measure, [(o.seed, i, list(o.real)) for i in range(o.n)], job.jobs))
+    rows = list(in_parallel(measure, [(o.seed, i, list(o.real), span(o.places)) for i in range(o.n)], job.jobs))
     modalities = {
         m: {k: mean_sd([r[m][k] for r in rows]) for k in ("ap", "auroc")}
         | {"real": o.real[m], "tolerance": o.tolerance[m]}

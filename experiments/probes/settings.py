@@ -49,6 +49,7 @@ class Options:
         widths: Pixels hidden across; 0: nothing is hidden, and the whole slice is compared.
         most: Evaluations that the chosen setting may need.
         margin: How far its mean AP may lie below that of `paper`.
+        places: First and last axial place.
     """
 
     validation: dict[str, Any]
@@ -60,6 +61,7 @@ class Options:
     widths: list[int]
     most: int
     margin: float
+    places: tuple[int, int] = (70, 89)
 
 
 def network_fingerprint(name: str) -> str:
@@ -260,7 +262,8 @@ def run(options: dict[str, Any], job: Job) -> dict[str, Any]:
     """Measure all settings and choose the default sampler by the rule."""
     o = Options(**options)
     phantoms = Phantoms(**o.validation)
-    plan = Evidence(job.work / f"phantoms-{phantoms.seed}", test=phantoms, calibrate=phantoms, healthy_slices=5)
+    folder, places = job.work / f"phantoms-{phantoms.seed}", tuple(o.places)
+    plan = Evidence(folder, test=phantoms, calibrate=phantoms, healthy_slices=5, places=places)
     r, place = plan.recipe, store_paths(plan)["test"]
     prepare(phantoms, place, size=r.scored, slices=r.test_places, modalities=list(MODALITIES), jobs=job.jobs)
     rows = measure_all(o, plan, job)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from evidence import KINDS, Job, in_parallel, over_subjects
+from evidence import KINDS, Job, in_parallel, over_subjects, span
 
 from mmccd.cases.case import Case
 from mmccd.detection.maps import anomaly_volume
@@ -17,16 +17,17 @@ from mmccd.summary import everything_positive, score_subjects
 
 @dataclass(frozen=True)
 class Options:
-    """What the recipe says: subjects by kind, their seed, and the inputs."""
+    """What the recipe says: subjects by kind, their seed, the inputs, and the first and last axial place."""
 
     subjects: dict[str, int]
     seed: int
     inputs: list[str]
+    places: tuple[int, int] = (70, 89)
 
 
-def measure(kind: str, seed: int, index: int, inputs: list[str]) -> tuple[str, dict[str, Any]]:
+def measure(kind: str, seed: int, index: int, inputs: list[str], slices: range) -> tuple[str, dict[str, Any]]:
     """(id, by input the scores and the truth of the slice with most lesion); of a healthy subject the false alarms."""
-    p = make_phantom(kind, seed, index, range(70, 90), twin=False)
+    p = make_phantom(kind, seed, index, slices, twin=False)
     out: dict[str, Any] = {}
     for m in inputs:
         case, detector = Case.from_phantom(p, modalities=[m]), load_detector(f"threshold-{m}")
@@ -34,14 +35,14 @@ def measure(kind: str, seed: int, index: int, inputs: list[str]) -> tuple[str, d
         if kind == "healthy":
             out[m] = float((a > detector.threshold)[case.brain].mean())
         elif (truth & case.brain).any():
-            out[m] = slice_protocol(a, truth, case.brain, slices=range(20))
+            out[m] = slice_protocol(a, truth, case.brain, slices=range(len(slices)))
     return p.id, out
 
 
 def run(options: dict[str, Any], job: Job) -> dict[str, Any]:
     """Score every input on every kind of lesion, with everything positive beside."""
     o = Options(**options)
-    tasks = [(kind, o.seed, i, o.inputs) for kind, n in o.subjects.items() for i in range(n)]
+    tasks = [(kind, o.seed, i, o.inputs, span(o.places)) for kind, n in o.subjects.items() for i in range(n)]
     made: dict[str, list] = {}
     for task, found in zip(tasks, in_parallel(measure, tasks, job.jobs)):
         made.setdefault(task[0], []).append(found)
@@ -59,5 +60,7 @@ def run(options: dict[str, Any], job: Job) -> dict[str, Any]:
         "seed": o.seed,
         "kinds": kinds,
         "healthy_fpr": {m: {k: v for k, v in a.items() if k in ("n", "mean", "sd", "max")} for m, a in alarms.items()},
-        "left_out": [f"{id}: no lesion in slices 70 to 89" for k in kinds for id, r in made[k] if not r],
+        "left_out": [
+            f"{id}: no lesion in slices {o.places[0]} to {o.places[1]}" for k in kinds for id, r in made[k] if not r
+        ],
     }

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from evidence import MODALITIES, Job
+from evidence import MODALITIES, Job, span
 
 from mmccd.cases.phantoms import Phantoms
 from mmccd.cases.prepare import prepare
@@ -24,12 +24,13 @@ PAIRS = list(itertools.permutations(MODALITIES, 2))
 
 @dataclass(frozen=True)
 class Options:
-    """What the recipe says: healthy phantoms, CPU seconds a network, learning rate, networks by name."""
+    """What the recipe says: healthy phantoms and their axial places, CPU seconds a network, learning rate, networks."""
 
     phantoms: dict[str, Any]
     seconds: float
     lr: float
     networks: dict[str, dict[str, Any]]  # what differs from the preset "tiny"
+    places: tuple[int, int] = (70, 89)
 
 
 def ends(batch: dict, labels: torch.Tensor) -> list[torch.Tensor]:
@@ -81,7 +82,8 @@ def run(options: dict[str, Any], job: Job) -> dict[str, Any]:
     """Train every network for the same CPU time on the same slices."""
     o = Options(**options)
     phantoms = Phantoms(**o.phantoms)
-    prepare(phantoms, place := job.work / f"unets-{phantoms.seed}.zarr", modalities=MODALITIES, jobs=job.jobs)
+    place = job.work / f"unets-{phantoms.seed}.zarr"
+    prepare(phantoms, place, slices=span(o.places), modalities=MODALITIES, jobs=job.jobs)
     store = SliceStore(place)
     parts, found = split_subjects(store.ids, val=0.15), {}
     data, val = (store.dataset(parts[k]) for k in ("train", "val"))

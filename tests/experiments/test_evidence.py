@@ -106,7 +106,7 @@ def test_kept_intervals_hold_their_mean(name):
 def plan(work):
     "The evidence in small."
     job = Job(work, say=lambda text: None)
-    return open_evidence(job, **runner.load_recipe("cyclic_phantom").tiny["evidence"] | {"calibration_slices": 20})
+    return open_evidence(job, **runner.load_recipe("cyclic_phantom").tiny["evidence"])
 
 
 @pytest.fixture(scope="module")
