@@ -10,8 +10,9 @@ from mmccd.explorer.subjects import file_subject, phantom_subject
 from mmccd.runtime import single_thread
 
 
-@pytest.fixture(scope="package", autouse=True)
+@pytest.fixture(autouse=True)
 def single():
+    "For each test anew: other folders count threads too."
     with single_thread():
         yield
 
