@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -70,12 +71,21 @@ if __name__ == "__main__":
 """
 
 
-def measure(way: str, size: int, jobs: int, raw: Path, slices: range, n: int) -> dict[str, float]:
+@dataclass(frozen=True)
+class Way:
+    """How cases are prepared: "naive" or "ours", pixels along a side (0: as they are), processes."""
+
+    name: str
+    size: int
+    jobs: int
+
+
+def measure(way: Way, raw: Path, slices: range, n: int) -> dict[str, float]:
     """Seconds, CPU seconds and bytes a case, and peak megabytes, of one run in a process of its own."""
     with tempfile.TemporaryDirectory(dir=raw.parent) as d:
         script = Path(d, "run.py")
-        script.write_text(RUN.format(way=NAIVE if way == "naive" else OURS))
-        words = [sys.executable, script, raw, *map(str, (slices[0], slices[-1], size, jobs, n)), d]
+        script.write_text(RUN.format(way=NAIVE if way.name == "naive" else OURS))
+        words = [sys.executable, script, raw, *map(str, (slices[0], slices[-1], way.size, way.jobs, n)), d]
         run = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=os.environ | ONE_THREAD)
         if run.stdout.readline() != "start\n":
             raise ValueError("the measured process failed")
@@ -83,8 +93,8 @@ def measure(way: str, size: int, jobs: int, raw: Path, slices: range, n: int) ->
         while run.poll() is None:
             peak = max(peak, resident_mb(run.pid))
             time.sleep(0.02)
-        wall, cpu, size = map(float, run.stdout.read().split())
-    return {"seconds": wall / n, "cpu_seconds": cpu / n, "bytes": size, "peak_mb": peak}
+        wall, cpu, written = map(float, run.stdout.read().split())
+    return {"seconds": wall / n, "cpu_seconds": cpu / n, "bytes": written, "peak_mb": peak}
 
 
 def make_heads(folder: Path, n: int) -> tuple[Path, range]:
@@ -105,12 +115,12 @@ def make_heads(folder: Path, n: int) -> tuple[Path, range]:
     return folder / "raw", range(int(inside[0]), int(inside[-1]) + 1)
 
 
-def compare(raw: Path, slices: range, ways: dict[str, tuple], repeats: int, cases: int) -> dict[str, dict[str, float]]:
+def compare(raw: Path, slices: range, ways: dict[str, Way], repeats: int, cases: int) -> dict[str, dict[str, float]]:
     """By way, the median of alternating runs, and how it stands to the naive one."""
     rows: dict[str, list[dict]] = {name: [] for name in ways}
     for r in range(repeats):
         for name in list(ways)[:: -1 if r % 2 else 1]:
-            rows[name].append(measure(*ways[name], raw, slices, cases))
+            rows[name].append(measure(ways[name], raw, slices, cases))
     out = {name: {k: statistics.median(r[k] for r in found) for k in found[0]} for name, found in rows.items()}
     naive = out["naive"]
     for name, row in out.items():
@@ -126,11 +136,11 @@ def compare(raw: Path, slices: range, ways: dict[str, tuple], repeats: int, case
     return out
 
 
-def compare_sizes(raw: Path, ways: dict[str, tuple], few: int, many: int) -> dict[str, dict[str, float]]:
+def compare_sizes(raw: Path, ways: dict[str, Way], few: int, many: int) -> dict[str, dict[str, float]]:
     """By way, what the start costs and what each further case does, and how memory grows from few to many cases."""
     out = {}
     for name, way in ways.items():
-        a, b = (measure(*way, raw, range(70, 90), n) for n in (few, many))
+        a, b = (measure(way, raw, range(70, 90), n) for n in (few, many))
         steady = (b["seconds"] * many - a["seconds"] * few) / (many - few)
         out[name] = {
             "seconds_a_case_steady": steady,
@@ -169,14 +179,15 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     check_out(args.out)
     repeats, few, many, cases = (1, 3, 6, 3) if args.quick else (REPEATS, 5, 50, CASES)
-    naive, ours = ("naive", 0, 1), {f"ours {s}, jobs {j}": ("ours", s, j) for s in (64, 128, 240) for j in (1, 2)}
+    naive = Way("naive", 0, 1)
+    ours = {f"ours {s}, jobs {j}": Way("ours", s, j) for s in (64, 128, 240) for j in (1, 2)}
     with tempfile.TemporaryDirectory() as d:
         raw, whole = make_heads(Path(d), many)
-        ways = {"naive": naive} | {k: v for k, v in ours.items() if v[2] == 1}
+        ways = {"naive": naive} | {k: v for k, v in ours.items() if v.jobs == 1}
         twenty = compare(raw, range(70, 90), ways, repeats, cases)
         del ways["ours 128, jobs 1"]
         all_slices = compare(raw, whole, ways, repeats, 3)
-        scale = compare_sizes(raw, {"naive": naive} | {k: v for k, v in ours.items() if v[1] == 64}, few, many)
+        scale = compare_sizes(raw, {"naive": naive} | {k: v for k, v in ours.items() if v.size == 64}, few, many)
     facts = {
         "seed": SEED,
         "data": f"phantom 1, whole heads of {', '.join(k for k, _ in HEADS)}, as .nii.gz; n cases are hard links to "

@@ -100,11 +100,11 @@ class Evidence(Plan):
         )
 
 
-def open_evidence(job: Job, test: dict, calibrate: dict, **options: Any) -> Evidence:
+def open_evidence(job: Job, test: dict[str, Any], calibrate: dict[str, Any], **options: Any) -> Evidence:
     """The evidence of a recipe, its stores made or completed in the folder of the job."""
-    test, calibrate = Phantoms(**test), Phantoms(**calibrate)
+    scored, healthy = Phantoms(**test), Phantoms(**calibrate)
     options = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
-    plan = Evidence(job.work / f"phantoms-{test.seed}", test=test, calibrate=calibrate, device=job.device, **options)
+    plan = Evidence(job.work / f"phantoms-{scored.seed}", test=scored, calibrate=healthy, device=job.device, **options)
     make_stores(plan, job.jobs)
     return plan
 
@@ -129,7 +129,8 @@ class Row:
     @property
     def needs(self) -> tuple[str, ...]:
         """The modalities that have to be there for a map."""
-        return (self.input, self.target) if self.method == "one-way" else (self.input,) if self.input else ()
+        wanted = (self.input, self.target if self.method == "one-way" else None)
+        return tuple(m for m in wanted if m)
 
     def load(self) -> Detector:
         """The detector itself, on the CPU."""
@@ -141,7 +142,9 @@ class Row:
         return load_detector("-".join(m for m in (name, self.input, self.target) if m))
 
 
-def make_rows(single: dict[str, str], paired: dict[str, str], pairs: Iterable = PAIRS, runs: dict | None = None):
+def make_rows(
+    single: dict[str, str], paired: dict[str, str], pairs: Iterable = PAIRS, runs: dict[str, str] | None = None
+) -> list[Row]:
     """All rows of a recipe: everything positive, then by input its methods, then those of each pair.
 
     Args:
@@ -188,8 +191,8 @@ def row_maps(row: Row, detector: Detector, batch: dict) -> torch.Tensor:
 
 def protocol_pixels(subject: ScoredSubject, anomaly: torch.Tensor) -> tuple:
     """(id, scores, truth) of the brain's pixels in the slice with most lesion."""
-    volumes = (to_volume(v) for v in (anomaly, subject.batch["lesion"], subject.batch["brain"]))
-    return subject.id, *slice_protocol(*volumes, range(1))
+    lesion, brain = to_volume(subject.batch["lesion"]), to_volume(subject.batch["brain"])
+    return subject.id, *slice_protocol(to_volume(anomaly), lesion, brain, range(1))
 
 
 def measure_row(plan: Evidence, row: Row) -> dict[str, Any]:

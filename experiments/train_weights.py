@@ -192,7 +192,7 @@ def plain_thresholds(jobs: int, subjects: int = 40, held_out: int = 20, seed: in
         rates = [d.segment(d.anomaly_map(x, b))[b].double().mean().item() for x, b in others]
         low, high, mean, sd = min(rates), max(rates), float(np.mean(rates)), float(np.std(rates, ddof=1))
         checked = {"subjects": held_out, "fpr_mean": mean, "fpr_sd": sd, "fpr_min": low, "fpr_max": high}
-        d.calibration["held_out"] = checked
+        d.calibration = {**d.calibration, "held_out": checked}
     return found
 
 
@@ -277,22 +277,23 @@ def facts(run: Path, detectors: list[Detector]) -> dict[str, Any]:
     """What the record, the log and the thresholds of a run say."""
     record = json.loads((run / "train.json").read_text())
     about, last = record["about"], record["result"]
-    c, one = detectors[0].calibration, detectors[0]
+    one = detectors[0]
     with (run / "log.csv").open() as log:
         val = {int(r["step"]): float(r["val_loss"]) for r in csv.DictReader(log) if r["val_loss"]}
-    at, parts = min(val, key=val.get), {k: count_parameters(getattr(one, k)) for k in ("f", "g") if hasattr(one, k)}
-    whole = [d.calibration["fpr_whole_heads"] for d in detectors if "fpr_whole_heads" in d.calibration]
+    at, parts = min(val, key=lambda k: val[k]), {k: getattr(one, k) for k in ("f", "g") if hasattr(one, k)}
+    calibrations = [d.calibration or {} for d in detectors]
+    whole = [c["fpr_whole_heads"] for c in calibrations if "fpr_whole_heads" in c]
     return {
         "parameters": count_parameters(one),
-        **parts,
+        **{k: count_parameters(net) for k, net in parts.items()},
         "data": about["data"]["what"],
         "validation": about["validation"]["what"],
         "t": about["training"],
         "samples": last["samples"],
         "loss": f"validation {val[0]:.4f} before, lowest {val[at]:.4f} at step {at}, {last['val_loss']:.4f} at the end",
-        "c": c,
+        "c": calibrations[0],
         "whole": f"over whole heads it is {min(whole):.1%} to {max(whole):.1%}, " if whole else "",
-        "most": max(d.calibration["fpr_of_subjects"][1] for d in detectors),
+        "most": max(c["fpr_of_subjects"][1] for c in calibrations),
         "made": f"{record['date']}, {record['device']}, torch {record['torch']}, {duration(last['seconds'])}",
     }
 

@@ -34,7 +34,8 @@ def measure(seed: int, index: int, modalities: list[str], slices: range) -> dict
         x = SIGNS[m] * normalise(p.volumes[m], p.brain, "median_iqr")
         score, truth = slice_protocol(x, p.labels > 0, p.brain, slices=range(len(slices)))
         out[m] = {"ap": average_precision(score, truth), "auroc": auroc(score, truth)}
-    return out | {"prevalence": float(truth.mean())}
+        out["prevalence"] = float(truth.mean())  # the same slice in every modality
+    return out
 
 
 def mean_sd(values: list[float]) -> dict[str, float]:

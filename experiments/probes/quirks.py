@@ -14,7 +14,7 @@ from mmccd.benchmark.measure import anomaly_maps
 from mmccd.detector import Detector, fingerprint, load_detector
 from mmccd.files import round_floats
 from mmccd.masking import published_masks
-from mmccd.protocols import CLEAN, PAPER, Quirks, resize_for_scoring, paper_scores
+from mmccd.protocols import CLEAN, PAPER, Quirks, paper_scores, resize_for_scoring
 from mmccd.runtime import single_thread
 from mmccd.summary import paired_bootstrap
 
