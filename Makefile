@@ -58,7 +58,7 @@ test-wheel: $(VENV)/.dev ## the wheel installs and runs in a clean environment
 test-pytest: $(VENV)/.dev ## tests/, the style of the notebooks included; two files at a time
 	OMP_NUM_THREADS=1 MPLBACKEND=Agg HF_HUB_OFFLINE=1 $(PY) -m pytest -q -n 2 --dist loadfile tests
 
-notebooks: $(VENV)/.dev ## export, run in place, clean, README; one only: make notebooks NAME=01_phantom
+notebooks: $(VENV)/.dev ## export, run in place, clean, README; one only: make notebooks NAME=01d_phantom
 	$(PY) tools/in_sync.py --write
 	$(PY) tools/notebooks.py run $(NAME)
 	$(PY) tools/in_sync.py --write
