@@ -7,7 +7,10 @@ from collections.abc import Callable
 # old module -> new module -> names, separated by spaces; OLD=NEW where the name changed too
 MOVED: dict[str, dict[str, str]] = {
     "baselines": {
-        "baselines": "BRIDGES=WITH_SKIPS NO_BRIDGES=WITHOUT_SKIPS",
+        "baselines": (
+            "BRIDGES=WITH_SKIPS NO_BRIDGES=WITHOUT_SKIPS divergence=kl_divergence one_each=draw_modalities "
+            "way=scale_blocks"
+        ),
         "partial_diffusion": "DDPM DDPMConfig NOISES simplex_noise simplex_octave",
     },
     "benchmark": {
@@ -141,7 +144,10 @@ MOVED: dict[str, dict[str, str]] = {
         "scanner": "RELAXATION SPREAD UPTAKE mr_signal null_time sample_acquisition sample_relaxation",
     },
     "protocols": {
-        "protocols": "judged=scored_region scale_together=min_max_scale",
+        "protocols": (
+            "at_size=resize_for_scoring average=average_scores judged=scored_region overlap=overlap_scores "
+            "scale_together=min_max_scale"
+        ),
     },
     "scoring": {
         "summary": (

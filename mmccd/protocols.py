@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from . import scoring, summary
+from .aliases import old_names
 from .detector import healthy_threshold
 from .masking import even_masks, pool, published_masks
 from .slices import resize, resize_labels
@@ -346,3 +347,6 @@ def clean_table(
         row += [format_interval(v["assd"], 1) for v in s]
         rows.append(row + [percent(by_rate[r]["healthy"]["summary"]["share"]) for r in rates])
     return markdown_table(head, rows)
+
+# %% ../nbs/components/04b_protocols.ipynb #58f395b9
+__getattr__ = old_names(__name__)  # of version 0.1.0, with a warning
