@@ -63,10 +63,10 @@ def test_methods():
         assert any(not torch.equal(v, made[m].state_dict()[k]) for k, v in other.state_dict().items())
 
 
-@pytest.mark.parametrize("method", ["ae", "vae", "dae", "ddpm-simplex"])
+@pytest.mark.parametrize("method", ["vae", "ddpm-simplex"])
 def test_learns(method, tmp_path):
-    "Thirty steps, and the loss on other slices falls."
-    config = TrainConfig(steps=30, batch_size=8, lr=5e-3, warmup=3, ema=0.8, validate_every=30, val_slices=4)
+    "Twenty steps, and the loss on other slices falls."
+    config = TrainConfig(steps=20, batch_size=8, lr=5e-3, warmup=2, ema=0.8, validate_every=20, val_slices=4)
     record = fit(method, tmp_path / "run", config)
     log = [line.split(",") for line in (tmp_path / "run" / "log.csv").read_text().splitlines()]
     first = float(log[1][log[0].index("val_loss")])
@@ -91,7 +91,7 @@ class Stops(Toy):
         return super().batch(indices)
 
 
-@pytest.mark.parametrize("method", ["vae", "dae", "ddpm-simplex"])
+@pytest.mark.parametrize("method", ["vae", "ddpm-simplex"])
 def test_interrupted_and_resumed(method, tmp_path):
     "Modality, step and noise are drawn anew at each step: after an interruption every bit of them is the same."
     config = replace(TWO, steps=5, checkpoint_every=2, validate_every=5)

@@ -8,7 +8,7 @@ import torch
 from detector_laws import toy_slices
 
 from mmccd.detector import Detector
-from mmccd.masked_diffusion import MMCCD, MaskedUNet
+from mmccd.masked_diffusion import MMCCD
 from mmccd.masked_translation import Sampler
 from mmccd.registry import new_detector
 from mmccd.runtime import single_thread
@@ -88,21 +88,20 @@ def test_interrupted_and_resumed(tmp_path):
     assert any(not torch.equal(v, start().state_dict()[k]) for k, v in d.state_dict().items())
 
 
-@pytest.mark.parametrize(("cls", "modalities"), [(MMCCD, THREE), (MaskedUNet, ())])
-def test_learns(cls, modalities, tmp_path):
-    d, data = cls(size=32, modalities=modalities, unet=SMALL, sampler=Sampler(width=16)), Toy(12)
+def test_masked_one_learns(tmp_path):
+    d, data = MMCCD(size=32, modalities=THREE, unet=SMALL, sampler=Sampler(width=16)), Toy(12)
     record = train(
         d,
         data,
         Toy(4, seed=9),
         tmp_path / "run",
-        TrainConfig(steps=30, batch_size=8, lr=5e-3, warmup=3, ema=0.8, validate_every=30, val_slices=2),
+        TrainConfig(steps=20, batch_size=8, lr=5e-3, warmup=2, ema=0.8, validate_every=20, val_slices=2),
         progress=False,
     )
     log = [line.split(",") for line in (tmp_path / "run" / "log.csv").read_text().splitlines()]
     first = float(log[1][log[0].index("val_loss")])
     assert record["result"]["val_loss"] < 0.9 * first
     again = Detector.from_pretrained(tmp_path / "run")
-    assert type(again) is cls
+    assert type(again) is MMCCD
     assert again.threshold > 0
     assert (tmp_path / "run" / "samples").is_dir()

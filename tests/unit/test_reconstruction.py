@@ -44,8 +44,7 @@ def use_single_thread():
         yield
 
 
-@pytest.mark.parametrize("modalities", [(), THREE], ids=["own", "shared"])
-@every
+@pytest.mark.parametrize(("kind", "modalities"), [(k, THREE if i % 2 else ()) for i, k in enumerate(KINDS)])
 def test_properties(kind, modalities, tmp_path):
     check_detector(awake(kind, modalities), tmp_path / "d")
 
