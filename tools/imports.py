@@ -132,7 +132,7 @@ def drawing(root: Path = ROOT) -> str:
     for level, names in enumerate(reversed(LAYERS)):
         there = [n for n in names if n in arrows and n not in MOVED]
         lines += [f"  subgraph layer{level}[ ]", *(f"    {n}" for n in there), "  end"] if there else []
-    for room in sorted(arrows.keys() - MOVED, key=lambda r: -LEVEL.get(r, len(LAYERS))):
+    for room in sorted(arrows.keys() - MOVED, key=lambda r: (-LEVEL.get(r, len(LAYERS)), r)):
         indirect = {far for near in arrows[room] for far in reachable(near, arrows)}
         lines += [f"  {room} --> {other}" for other in sorted(arrows[room] - indirect)]
     return "\n".join([*lines, "```"]) + "\n"
