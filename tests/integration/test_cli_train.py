@@ -274,7 +274,7 @@ def test_a_decoder_that_does_not_fit(run, store, tmp_path, monkeypatch, back, mo
     Threshold(input="t1").save_pretrained(tmp_path)
     refused(
         run(*words(store, "--decoder", back, *modalities, "--out", tmp_path / "run", method="mmccd")),
-        "the way back from flair to t1 does not fit: give a cycle that learned",
+        "the decoder from flair to t1 does not fit: give a cycle that learned",
     )
     assert not (tmp_path / "run").exists()
 
@@ -287,7 +287,7 @@ def test_a_decoder_that_does_not_fit(run, store, tmp_path, monkeypatch, back, mo
         ("cycle", ["--modalities", "flair,t1,pd"], "no modality pd"),
         ("cycle", ["--modalities", "flair,t1,t1ce"], "no modality t1ce"),
         ("cycle", ["--modalities", "flair,t1,t1"], "two or more different modalities, got flair, t1, t1"),
-        ("cycle", ["--modalities", "flair,t2"], "and t1 is not among them"),
+        ("cycle", ["--modalities", "flair,t2"], "t1 is not among the modalities of the network, flair, t2"),
         ("cycle", ["--target", "t1"], "input and target are both t1"),
         ("cycle", ["--target", "t1ce"], "no modality t1ce"),
     ],

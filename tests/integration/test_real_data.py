@@ -15,7 +15,8 @@ from mmccd.cases.names import case_files, find_cases
 from mmccd.cases.nifti import read_labels
 
 REAL = Path(os.environ.get("MMCCD_REAL") or Path(__file__).resolve().parents[3] / "shared" / "real")
-CASES = find_cases(REAL) if REAL.is_dir() else []
+CASES = find_cases([REAL / "brats2021", REAL / "ms_lesion"]) if REAL.is_dir() else []
+pytestmark = pytest.mark.real
 needs_real = pytest.mark.skipif(not CASES, reason="no real patients here")
 each = pytest.mark.parametrize("path", [p for _, p in CASES], ids=[i for i, _ in CASES])
 
