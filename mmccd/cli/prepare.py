@@ -131,7 +131,7 @@ def print_store(result: dict[str, Any], json: str = "") -> int:
 @command(
     PrepareOptions,
     epilog="Example: mmccd prepare BraTS2021 slices.zarr --slices 30:125 --size 128. "
-    "Phantoms: mmccd prepare phantom slices.zarr --healthy 40 --glioma 10 --seed 1",
+    "Phantoms: mmccd prepare phantom slices.zarr --healthy 40 --glioma 10 --slices 70:89 --seed 1",
 )
 def prepare(options: PrepareOptions) -> int:
     """Write a store of slices for training: each case is read once. The same command goes on where it was stopped."""

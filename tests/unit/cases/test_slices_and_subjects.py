@@ -12,9 +12,12 @@ from hypothesis import strategies as st
 from toy_cases import write_case
 
 from mmccd.cases.case import Case
+from mmccd.cases.grid import protocol_slices
 from mmccd.cases.subjects import read_list, split_from_lists, split_subjects, subject_of
 from mmccd.slices import (
+    SLICE_RANGE,
     areas,
+    brats_offset,
     choose_slices,
     pad_square,
     resize,
@@ -305,3 +308,38 @@ def test_a_case_from_files(tmp_path):
     c = Case.load(write_case(tmp_path, "a"))
     assert choose_slices(c, None, False, 0) == list(range(10))
     assert set(choose_slices(c, None, True, 0)) == set(range(10)) - set(np.flatnonzero(c.lesion.any((0, 1))))
+
+
+# ---- one rule for the BraTS grid
+
+
+@pytest.mark.parametrize(
+    ("shape", "origin", "offset"),
+    [
+        ((240, 240, 155), (0, 239, 0), 0),
+        ((240, 240, 155), (119.3, 119.3, -77), 0),  # moved by the header alone
+        ((240, 240, 155), (119.3, 119.3, 40), 0),
+        ((240, 240, 155), (0, 239, -300), 0),
+        ((240, 240, 152), (0, 239, 3), 3),  # cut: the origin says where it lies
+        ((240, 240, 20), (0, 239, 70), 70),
+        ((240, 240, 20), (0, 239, 140), None),  # it would end above the grid
+        ((240, 240, 152), (119.3, 119.3, 3), None),
+        ((182, 218, 182), (0, 239, 0), None),
+    ],
+)
+def test_prepare_and_evaluate_take_the_same_slices(shape, origin, offset):
+    "What a detector learns from and what it is scored on are one choice."
+    affine = LPS.copy()
+    affine[:3, 3] = origin
+    assert brats_offset(shape, affine) == offset
+    scored, places = protocol_slices(shape, affine), slice_places(shape, affine)
+    if offset is None:
+        assert scored == range(shape[2])
+        assert places.tolist() == list(range(shape[2]))
+    else:
+        assert places[list(scored)].tolist() == [p for p in places if p in SLICE_RANGE]
+
+
+def test_voxels_of_another_size_are_no_brats_grid():
+    assert brats_offset((240, 240, 155), np.diag([-1.0, -1, 1.2, 1])) is None
+    assert brats_offset((240, 240, 155), np.diag([1.0, -1, 1, 1])) is None
