@@ -49,15 +49,6 @@ test-rest: $(VENV)/.dev ## all other tests: whole commands, recipes, the browser
 test-slow: $(VENV)/.dev ## what is left out of `make test` because something smaller protects the same
 	$(PYTEST) -m slow tests
 
-notebooks: $(VENV)/.dev ## every notebook runs, each in its own process
-	$(PY) tools/notebooks.py test
-
-test-wheel: $(VENV)/.dev ## the wheel installs and runs in a clean environment
-	$(PY) tools/check_wheel.py
-
-test-pytest: $(VENV)/.dev ## tests/, the style of the notebooks included; two files at a time
-	OMP_NUM_THREADS=1 MPLBACKEND=Agg HF_HUB_OFFLINE=1 $(PY) -m pytest -q -n 2 --dist loadfile tests
-
 notebooks: $(VENV)/.dev ## export, run in place, clean, README; one only: make notebooks NAME=01d_phantom
 	$(PY) tools/in_sync.py --write
 	$(PY) tools/notebooks.py run $(NAME)
@@ -70,9 +61,11 @@ clean: ## remove what the commands made; .venv stays (rm -rf .venv removes it)
 # Stamps: made again when the dependencies change. `.dev` holds all that `.demo` does.
 $(VENV)/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
-	  echo "mmccd needs Python 3.11 or newer and '$(PYTHON)' is not that; name one, as in: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	  echo "mmccd needs Python 3.11 or newer and '$(PYTHON)' is not that;" \
+	    "name one, as in: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
-	  echo "'$(PYTHON) -m venv' failed: install Python's venv module (on Debian and Ubuntu the package python3-venv) and try again."; exit 1; }
+	  echo "'$(PYTHON) -m venv' failed: install Python's venv module" \
+	    "(on Debian and Ubuntu the package python3-venv) and try again."; exit 1; }
 	@touch $@
 
 $(VENV)/.demo: $(VENV)/.made pyproject.toml constraints.txt
