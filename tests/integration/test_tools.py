@@ -105,6 +105,7 @@ def project(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text((ROOT / name).read_text())
     write(tmp_path / "nbs/components/00_toy.ipynb", notebook(toy_chapter.chapter()))
+    (tmp_path / "mmccd/plain.py").write_text("by_hand = True\n")
     index(tmp_path)
     in_sync.regenerate(tmp_path)
     return tmp_path
@@ -117,7 +118,6 @@ def test_in_sync(project):
     good, toy_nb = toy.read_text(), (project / "nbs/components/00_toy.ipynb").read_text()
     toy.write_text(good + "\nx = 1\n")
     (project / "mmccd/gone.py").write_text(f"{in_sync.MARK} ../nbs/gone.ipynb")
-    (project / "mmccd/plain.py").write_text("written by hand")
     (project / "README.md").write_text("mine")
     (project / "nbs/components/00_toy.ipynb").write_text(
         toy_nb.replace('"execution_count": null', '"execution_count": 3', 1)
