@@ -8,7 +8,8 @@ NAME   ?=
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo check test test-slow lint types test-sync test-unit test-notebooks test-wheel test-rest notebooks clean
+.PHONY: help demo check test test-slow lint types test-sync test-unit test-notebooks test-wheel test-rest \
+  notebooks clean
 
 help:       ## this list
 	@grep -E '^[a-z-]+: .*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/make \1|\2/' | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
