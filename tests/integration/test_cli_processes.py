@@ -69,7 +69,9 @@ def test_ctrl_c(tmp_path):
     time.sleep(1)
     os.kill(done.pid, signal.SIGINT)
     _out, err = done.communicate(timeout=240)
-    assert (done.returncode, err) == (130, "mmccd: stopped\n")
+    assert err == "mmccd: stopped\n"
+    # a signal in the middle of an import that compiles code ends Python itself by SIGINT: 130 in every shell, too
+    assert done.returncode in (130, -signal.SIGINT)
     assert not (tmp_path / "out").exists() or not [p for p in (tmp_path / "out").rglob(".*")]
 
 
