@@ -20,10 +20,7 @@ demo: $(VENV)/.demo ## a phantom patient in, an anomaly map, a picture and score
 
 check: lint types test-sync test-unit ## what to run before each commit: two minutes
 
-test: check ## check, then all notebooks beside the wheel (which mostly waits), then all other tests
-	@$(PY) tools/check_wheel.py & wheel=$$!; $(PY) tools/notebooks.py test; notebooks=$$?; \
-	  wait $$wheel && exit $$notebooks
-	@$(MAKE) --no-print-directory test-rest
+test: check test-notebooks test-wheel test-rest ## check, and everything below, in this order
 
 lint: $(VENV)/.dev ## layout and common faults (ruff), imports that point downwards
 	$(VENV)/bin/ruff format --check .
