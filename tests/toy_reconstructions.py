@@ -4,13 +4,12 @@ import math
 
 import pytest
 import torch
-from detector_laws import toy_slices
+import toy_data
 from torch import nn
 
 from mmccd.baselines import AE, DAE
 from mmccd.partial_diffusion import DDPM
 from mmccd.registry import METHODS
-from mmccd.translate import fill_background
 from mmccd.unet import UNetConfig
 
 SMALL = UNetConfig(size=32, channels=8, mults=(1, 2), blocks=1, attention=(16,), heads=2)
@@ -43,24 +42,11 @@ def awake(kind, modalities=(), seed=0, **config):
     return d.eval()
 
 
-class Toy:
-    "Slices in memory, alike and yet different; three modalities, each a function of the first."
+class Toy(toy_data.Toy):
+    "Slices that are alike and yet different."
 
     def __init__(self, n=12, seed=0):
-        x, brain = toy_slices(n, 32, 32, seed)
-        x = fill_background(0.3 * x + torch.linspace(-2, 2, 32).sin(), brain)
-        self.d = {
-            "flair": x,
-            "t1": fill_background(torch.sin(3 * x), brain),
-            "t2": fill_background(-x, brain),
-            "brain": brain,
-        }
-
-    def __len__(self):
-        return len(self.d["brain"])
-
-    def batch(self, indices):
-        return {k: v[indices] for k, v in self.d.items()}
+        super().__init__(n, seed, lambda x: 0.3 * x + torch.linspace(-2, 2, 32).sin())
 
 
 class Spy(nn.Module):

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 import torch
-from detector_laws import toy_slices
+from toy_data import Toy
 
 from mmccd.detector import Detector
 from mmccd.masked_diffusion import MMCCD
@@ -15,7 +15,6 @@ from mmccd.runtime import single_thread
 from mmccd.training.checkpoint import checkpoints
 from mmccd.training.run import train
 from mmccd.training_loop import TrainConfig
-from mmccd.translate import fill_background
 from mmccd.unet import UNetConfig
 
 SMALL = UNetConfig(size=32, channels=8, mults=(1, 2), blocks=1, attention=(16,), heads=2)
@@ -26,25 +25,6 @@ THREE = ("flair", "t1", "t2")
 def use_single_thread():
     with single_thread():
         yield
-
-
-class Toy:
-    "Slices in memory: three modalities, each a function of the first."
-
-    def __init__(self, n=12, seed=0):
-        x, brain = toy_slices(n, 32, 32, seed)
-        self.d = {
-            "flair": x,
-            "t1": fill_background(torch.sin(3 * x), brain),
-            "t2": fill_background(-x, brain),
-            "brain": brain,
-        }
-
-    def __len__(self):
-        return len(self.d["brain"])
-
-    def batch(self, indices):
-        return {k: v[indices] for k, v in self.d.items()}
 
 
 QUICK = TrainConfig(steps=6, batch_size=4, warmup=2, log_every=2, checkpoint_every=3, validate_every=3, val_slices=4)

@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 from detector_laws import check_detector, maps, toy_slices
+from toy_data import Toy
 
 from mmccd.cycle import CyclicUNet, CyclicUNetConfig
 from mmccd.detector import Detector, load_detector, save_detector, save_variants
@@ -36,25 +37,6 @@ def awake(modalities=(), seed=0, input="flair", target="t2", unet=SMALL):
     for p in d.parameters():
         p.data = 0.1 * torch.randn(p.shape, generator=g)
     return d.eval()
-
-
-class Toy:
-    "Slices in memory: three modalities, each a function of the first."
-
-    def __init__(self, n=12, seed=0):
-        x, brain = toy_slices(n, 32, 32, seed)
-        self.d = {
-            "flair": x,
-            "t1": fill_background(torch.sin(3 * x), brain),
-            "t2": fill_background(-x, brain),
-            "brain": brain,
-        }
-
-    def __len__(self):
-        return len(self.d["brain"])
-
-    def batch(self, indices):
-        return {k: v[indices] for k, v in self.d.items()}
 
 
 # ---- the detector

@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 from detector_laws import check_detector, maps, toy_slices
+from toy_data import Toy
 
 import mmccd.masked_translation as mt
 from mmccd.cycle import CyclicUNet
@@ -48,25 +49,6 @@ def awake(cls=MMCCD, modalities=(), seed=0, **config):
     for p in d.parameters():
         p.data = 0.1 * torch.randn(p.shape, generator=g)
     return d.eval()
-
-
-class Toy:
-    "Slices in memory: three modalities, each a function of the first."
-
-    def __init__(self, n=12, seed=0):
-        x, brain = toy_slices(n, 32, 32, seed)
-        self.d = {
-            "flair": x,
-            "t1": fill_background(torch.sin(3 * x), brain),
-            "t2": fill_background(-x, brain),
-            "brain": brain,
-        }
-
-    def __len__(self):
-        return len(self.d["brain"])
-
-    def batch(self, indices):
-        return {k: v[indices] for k, v in self.d.items()}
 
 
 # ---- the detector
