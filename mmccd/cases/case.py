@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from os import PathLike
 from typing import Any
 
@@ -71,6 +71,7 @@ class Case:
         brain: (x, y, z) bool.
         lesion: (x, y, z) bool, or None where it is not known.
         grid: of the input, to write results back on.
+        notes: what a person should know of how it was read, each as what follows "ID: "; for warnings and records.
     """
 
     id: str
@@ -79,6 +80,7 @@ class Case:
     brain: np.ndarray
     lesion: np.ndarray | None
     grid: Grid
+    notes: list[str] = field(default_factory=list)
 
     @classmethod
     def from_files(

@@ -116,6 +116,8 @@ def print_cases(cases: Sequence[dict[str, Any]], out: Path, made_by: str, quiet:
         The exit code: 2 if a case failed.
     """
     for c in cases:
+        for note in c.get("notes", ()):
+            say(f"{c['id']}: {note}")
         if c["status"] == "failed":
             say(c["error"])
         elif not quiet:

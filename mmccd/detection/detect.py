@@ -151,13 +151,15 @@ def attempt(
     try:
         if not known and Path(path).is_file():
             choose_files(path)  # refuses a name without modality
-        found = detect_case(Case.load(path, [input]), detector, input, seed, batch_size, post)
+        case = Case.load(path, [input])
+        found = detect_case(case, detector, input, seed, batch_size, post)
         record = {
             "status": "done",
             "files": found.save(out),
             "threshold": found.threshold,
             "volume_ml": round(found.volume_ml, 3),
         }
+        record |= {"notes": case.notes} if case.notes else {}
     except Exception as error:
         if stop:
             raise

@@ -415,3 +415,21 @@ def test_an_erosion_of_everything(run, tmp_path):
     assert code == 2
     assert "Cannot process the map of a: an erosion of 500 mm leaves nothing of this brain; choose less." in err
     assert not (tmp_path / "out").exists()
+
+
+def test_what_is_odd_about_a_case_is_said_once_and_kept(run, cases, tmp_path, monkeypatch):
+    from mmccd.cases.case import Case
+
+    load = Case.load
+
+    def noting(path, modalities=None):
+        case = load(path, modalities)
+        case.notes += ["it lies upside down"] * (case.id == "c1")
+        return case
+
+    monkeypatch.setattr(Case, "load", noting)
+    code, _out, err = run("detect", cases, "--out", tmp_path / "out")
+    assert code == 0
+    assert err == "mmccd: c1: it lies upside down\n"
+    records = json.loads((tmp_path / "out/detect.json").read_text())["cases"]
+    assert [r.get("notes") for r in records] == [None, ["it lies upside down"], None]
