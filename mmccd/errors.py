@@ -1,6 +1,9 @@
 """How errors about the user's files are worded: one plain sentence that says where, what is wrong, and what to do."""
 
+import unicodedata
 from os import PathLike
+
+TURNING = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")  # the text around them
 
 
 def file_error(path: str | PathLike[str], wrong: str, todo: str) -> ValueError:
@@ -17,14 +20,20 @@ def file_error(path: str | PathLike[str], wrong: str, todo: str) -> ValueError:
 def display_name(path: object) -> str:
     """Return a path or name that every terminal and every file can take.
 
-    Bytes that are no text, as old archives leave them in names, become backslash escapes.
+    Bytes that are no text, as old archives leave them in names, become backslash escapes; so do characters that a
+    terminal obeys instead of showing them, line ends among them.
     """
-    return str(path).encode("utf-8", "backslashreplace").decode()
+    return "".join(map(_shown, str(path)))
+
+
+def _shown(character: str) -> str:
+    obeyed = unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") or character in TURNING
+    return character.encode("unicode_escape").decode() if obeyed else character
 
 
 def format_error(error: BaseException) -> str:
     """Return what went wrong in one line; with the type where the words were not written for users."""
-    text = " ".join(str(error).split())
+    text = display_name(" ".join(str(error).split()))
     if text and isinstance(error, ValueError | OSError):
         return text
     return f"Unexpected {type(error).__name__}: {text or 'no message'}"
