@@ -173,7 +173,7 @@ MOVED: dict[str, dict[str, str]] = {
         "runtime": "one_thread=single_thread",
     },
     "training": {
-        "files": "alone=run_lock write_durably",
+        "files": "alone=folder_lock write_durably",
         "registry": "new_detector",
         "runtime": "counted duration kept_random_state seed_of=derive_seed spread=evenly_spaced",
         "training.callback": "Keeper=TrainingCallback",

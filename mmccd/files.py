@@ -1,69 +1,93 @@
 """Writing files whole or not at all, output folders, locks, and JSON: the one place for all of them."""
 
 import errno
+import hashlib
 import json
 import os
 import re
+import secrets
+import shutil
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from mmccd.errors import display_name
 
 PathLikeStr = str | PathLike[str]
 
+LOCK = ".lock"  # of a folder
+PREFIX, SUFFIX = ".mmccd-", ".part"  # of what is not finished
+PART = re.compile(r"\.mmccd-\w{8}\.part")
+NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 
-def write_atomic(path: PathLikeStr, content: bytes) -> Path:
-    """Write a file beside its place and rename it: afterwards it is whole, or was never touched.
+
+def hash_file(path: PathLikeStr) -> str:
+    """Return the SHA-256 of a file's bytes, 64 hexadecimal digits; large files are read in blocks.
+
+    Raises:
+        OSError: if it cannot be read.
+    """
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def replacing(path: PathLikeStr, durably: bool = False) -> Iterator[BinaryIO]:
+    """Give a file to write into, which takes the place of `path` at the end: `path` is whole, or was never touched.
+
+    It lies beside `path` under a name of its own, ends in .part, follows no link, and is gone after an error.
 
     Args:
         path: file to write, in a folder that exists.
-        content: what it shall hold.
-
-    Returns:
-        The path.
+        durably: force content and name onto the disk before returning, in case the power fails.
 
     Raises:
         OSError: if it cannot be written; nothing is left behind.
     """
     path = Path(path)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    file = _new_part(path.parent)
     try:
-        beside.write_bytes(content)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
-    return path
-
-
-def write_durably(path: Path, content: bytes) -> None:
-    """Do the same, and force the file and its name onto the disk before returning, in case the power fails.
-
-    Args:
-        path: file to write, in a folder that exists.
-        content: what it shall hold.
-
-    Raises:
-        OSError: if it cannot be written; nothing is left behind.
-    """
-    beside = path.with_name(f".{path.name}.part")
-    try:
-        with open(beside, "wb") as file:
-            file.write(content)
+        with file:
+            yield file
             file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
+            if durably:
+                os.fsync(file.fileno())
+            if os.name != "posix":  # where a file that is open cannot be renamed, and nobody clears up
+                file.close()
+            os.replace(file.name, path)
     finally:
-        beside.unlink(missing_ok=True)
-    if os.name == "posix":  # the new name must reach the disk too
+        Path(file.name).unlink(missing_ok=True)
+    if durably and os.name == "posix":  # the new name must reach the disk too
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def write_atomic(path: PathLikeStr, content: bytes) -> Path:
+    """Write a file by `replacing` what is there, and return its path.
+
+    Raises:
+        OSError: if it cannot be written; nothing is left behind.
+    """
+    with replacing(path) as file:
+        file.write(content)
+    return Path(path)
+
+
+def write_durably(path: PathLikeStr, content: bytes) -> None:
+    """Do the same, and force the file and its name onto the disk before returning, in case the power fails.
+
+    Raises:
+        OSError: if it cannot be written; nothing is left behind.
+    """
+    with replacing(path, durably=True) as file:
+        file.write(content)
 
 
 @contextmanager
@@ -113,22 +137,210 @@ def output_folder(out: PathLikeStr) -> Iterator[Path]:
                 p.rmdir()
 
 
+class FolderBusyError(ValueError):
+    """Another process holds the lock of a folder."""
+
+
 @contextmanager
-def run_lock(out: PathLikeStr) -> Iterator[None]:
-    """Keep a second process out of a run folder; the system forgets the lock when this process ends, however it ends.
+def folder_lock(folder: PathLikeStr, doing: str, wait: float = 0.0) -> Iterator[None]:
+    """Keep other processes out of a folder; the system forgets the lock when this process ends, however it ends.
+
+    Args:
+        folder: that exists.
+        doing: what is done in it, for the sentence that the others get: "training".
+        wait: seconds to wait for another process that has the lock.
 
     Raises:
-        ValueError: if another process holds the lock.
+        FolderBusyError: if another process has the lock.
+        ValueError: if the lock is a link, which could lead to a file of somebody's.
     """
-    with open(Path(out) / ".lock", "w") as file:
-        with suppress(ImportError):  # no such lock on Windows
-            import fcntl
-
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise ValueError(f"Another process is training in {out}: wait for it or stop it.") from error
+    path = Path(folder) / LOCK
+    end = time.monotonic() + wait
+    while (lock := _lock_file(path)) is None:
+        if time.monotonic() >= end:
+            raise FolderBusyError(f"Another process is {doing} in {display_name(folder)}: wait for it or stop it.")
+        time.sleep(0.02)
+    try:
         yield
+    finally:
+        with suppress(OSError):  # Windows removes no file that is open
+            path.unlink()
+        os.close(lock)
+
+
+@contextmanager
+def working_folder(folder: PathLikeStr) -> Iterator[Path]:
+    """Give a hidden folder inside `folder` to work in, which is gone at the end.
+
+    What a run that is killed leaves of it, `remove_leftovers` removes.
+
+    Raises:
+        OSError: if it cannot be made.
+    """
+    part, lock = _new_part_folder(folder)
+    try:
+        yield part
+    finally:
+        try:
+            _clear(part)
+        finally:
+            os.close(lock)
+
+
+def swap_in(new: Path, final: Path, part: Path, ours: Collection[str] = ()) -> None:
+    """Put a folder in its place as one; what else the user keeps in the folder that was there is kept.
+
+    Wherever this is stopped, leaving `part`, or `remove_leftovers` after a kill, puts back what was there.
+
+    Args:
+        new: complete folder, inside `part`.
+        final: where it belongs; may be taken.
+        part: from `working_folder`, beside `final`.
+        ours: names of files in `final` that are not kept, beside those that `new` has too.
+
+    Raises:
+        ValueError: if `final` is a link or a file, or a folder in it has a name of `ours`.
+        OSError: if it cannot be put there; what was there is back in its place.
+    """
+    if not os.path.lexists(final):
+        new.rename(final)
+        return
+    if final.is_symlink() or not final.is_dir():
+        raise ValueError(f"Cannot write into {final}: it is {'a link' * final.is_symlink() or 'a file'}; remove it.")
+    _carry_over(final, new, ours)
+    (part / "old").mkdir()
+    final.rename(part / "old" / final.name)
+    new.rename(final)
+
+
+def remove_leftovers(folder: PathLikeStr) -> None:
+    """Remove what killed runs left in `folder`, and put back what one of them was about to replace.
+
+    What a process that lives is writing stays, and so does everything of the user's.
+
+    Args:
+        folder: one that runs write into; those below it are not looked at.
+    """
+    try:
+        there = [p for p in Path(folder).iterdir() if PART.fullmatch(p.name)]
+    except OSError:
+        return
+    for part in there:
+        with suppress(OSError, ValueError):  # not ours to remove, or gone by now
+            is_folder = part.is_dir() and not part.is_symlink()
+            if (lock := _lock_file(part / LOCK if is_folder else part, is_folder, sure=True)) is None:
+                continue
+            try:
+                _clear(part) if is_folder else part.unlink()
+            finally:
+                os.close(lock)
+
+
+def _open_no_link(path: str, flags: int) -> int:
+    """Open a file for `open`, unless it is a link."""
+    return os.open(path, flags | NO_LINK, 0o666)
+
+
+def _new_part(folder: Path) -> BinaryIO:
+    """Return a new file in `folder`, locked as long as it is open, so that `remove_leftovers` leaves it alone."""
+    while True:
+        path = folder / f"{PREFIX}{secrets.token_hex(4)}{SUFFIX}"
+        try:
+            file = open(path, "xb", opener=_open_no_link)  # noqa: SIM115  the caller closes it
+        except FileExistsError:
+            continue
+        if _try_lock(file.fileno()) and _is_named(file.fileno(), path):
+            return file
+        file.close()
+
+
+def _new_part_folder(folder: PathLikeStr) -> tuple[Path, int]:
+    """Return a new hidden folder in `folder`, and the lock that says that its owner lives."""
+    while True:
+        part = Path(tempfile.mkdtemp(prefix=PREFIX, suffix=SUFFIX, dir=folder))
+        try:
+            lock = _lock_file(part / LOCK)
+        except FileNotFoundError:  # `remove_leftovers` of another process was quicker than our lock
+            continue
+        except BaseException:
+            shutil.rmtree(part, ignore_errors=True)
+            raise
+        if lock is not None:
+            return part, lock
+
+
+def _lock_file(path: Path, create: bool = True, sure: bool = False) -> int | None:
+    """Return the descriptor of a file that this process has locked now, or None where another one has it.
+
+    Args:
+        path: the file.
+        create: make it where missing.
+        sure: return None, too, where the system has no such locks, and nobody knows.
+
+    Raises:
+        ValueError: if it is a link.
+        OSError: if it cannot be opened.
+    """
+    try:
+        lock = os.open(path, os.O_RDWR | NO_LINK | (os.O_CREAT if create else 0), 0o666)
+    except OSError as error:
+        if path.is_symlink():
+            raise ValueError(f"Cannot lock {display_name(path)}: it is a link; remove it.") from error
+        raise
+    if _try_lock(lock, sure) and _is_named(lock, path):
+        return lock
+    os.close(lock)
+    return None
+
+
+def _try_lock(file: int, sure: bool = False) -> bool:
+    """Lock an open file, and return whether nobody else has it; without such locks, True unless it has to be sure."""
+    try:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except (ImportError, OSError):  # Windows, and some network drives
+        return not sure
+    return True
+
+
+def _is_named(file: int, path: Path) -> bool:
+    """Return whether an open file is still the one at `path`; whoever had the lock before may have removed it."""
+    try:
+        return os.path.samestat(os.fstat(file), os.lstat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _clear(part: Path) -> None:
+    """Put back the folders that `part` holds of others and that nothing took the place of, and remove it."""
+    if (part / "old").is_dir():
+        for old in (part / "old").iterdir():
+            if not os.path.lexists(part.parent / old.name):
+                old.rename(part.parent / old.name)
+        (part / "old").rename(part / "gone")  # what is removed only in part is never put back
+    shutil.rmtree(part, ignore_errors=True)
+
+
+def _carry_over(old: Path, new: Path, ours: Collection[str]) -> None:
+    """Link or copy into `new` what it lacks of `old`, but the files called as in `ours`."""
+    if folders := [old / name for name in ours if (old / name).is_dir()]:
+        raise ValueError(f"Cannot write {folders[0]}: a folder is where a file should be; remove it.")
+
+    def left_out(folder: str, names: list[str]) -> list[str]:
+        here, there = Path(folder), new / Path(folder).relative_to(old)
+        both = [n for n in names if os.path.lexists(there / n) and not ((here / n).is_dir() and (there / n).is_dir())]
+        return both + [n for n in names if here == old and n in ours]
+
+    def link(source: str, target: str) -> None:
+        try:
+            os.link(source, target, follow_symlinks=False)
+        except OSError:  # a drive without hard links
+            shutil.copy2(source, target, follow_symlinks=False)
+
+    shutil.copytree(old, new, symlinks=True, ignore=left_out, copy_function=link, dirs_exist_ok=True)
 
 
 def read_json(path: PathLikeStr) -> dict[str, Any]:

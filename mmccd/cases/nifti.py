@@ -1,6 +1,6 @@
 """Reading and writing NIfTI volumes: checked hard on the way in, whole or not at all on the way out."""
 
-import os
+import gzip
 import re
 from os import PathLike
 from pathlib import Path
@@ -14,6 +14,7 @@ from nibabel.filebasedimages import ImageFileError
 
 from mmccd.cases.grid import Grid
 from mmccd.errors import file_error
+from mmccd.files import replacing
 
 PathLikeStr = str | PathLike[str]
 
@@ -160,11 +161,12 @@ def write_nifti(array: np.ndarray, grid: Grid, path: PathLikeStr) -> None:
     image = grid.image(grid.from_lps(as_stored(array)), grid.affine)
     for k, value in ({"xyzt_units": 2} | grid.geometry).items():  # 2: millimetres
         image.header[k] = value
-    beside = path.with_name(f".{os.getpid()}-{path.name}")
     try:
-        nib.save(image, beside)
-        os.replace(beside, path)
+        with replacing(path) as file:
+            if path.suffix == ".gz":
+                with gzip.GzipFile("", "wb", 1, file, 0) as zipped:  # no name and no date: the same bytes every time
+                    image.to_stream(zipped)
+            else:
+                image.to_stream(file)
     except OSError as error:
         raise ValueError(f"Cannot write {path}: {error.strerror or error}; choose another place.") from error
-    finally:
-        beside.unlink(missing_ok=True)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from mmccd.detector import Detector
-from mmccd.files import output_folder, run_lock, write_atomic
+from mmccd.files import folder_lock, output_folder, write_atomic
 from mmccd.runtime import counted, pick_device, say, single_thread
 from mmccd.training.card import card
 from mmccd.training.checkpoint import checkpoint_step, explained_write_errors
@@ -147,7 +147,7 @@ def locked_run_folder(out: str | Path) -> Generator[Path]:
     """
     with output_folder(out) as folder:
         read_run(folder)  # before a lock is left in a folder that is not a run's
-        with run_lock(folder):
+        with folder_lock(folder, "training"):
             yield folder
 
 
