@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from .aliases import old_names
 from .detector import SIGNS, Detector
 from .intensity import DEFAULT, check_method
+from .schemas import Count, Names, Pixels
 from .training_loop import masked_mean
 from .translate import fill_background, squared_error_map
 from .unet import ResBlock, UNet, UNetConfig, group_norm, resolve_unet, zero_init
@@ -64,11 +65,13 @@ class ReconstructionConfig:
     "What the settings of all reconstructions have in common."
 
     input: str = "flair"  # modality it takes
-    size: int = 64  # pixels along a side of its slices
+    size: Pixels = 64  # pixels along a side of its slices
     normalisation: str = DEFAULT  # normalisation of its slices, as in `intensity.normalise`
-    modalities: tuple[str, ...] = ()  # one network for all of these, with a label; (): `input` alone
+    modalities: Names = ()  # one network for all of these, with a label; (): `input` alone
 
     def __post_init__(self):
+        if self.input not in SIGNS:
+            raise ValueError(f"input must be one of {', '.join(SIGNS)}, got {self.input!r}")
         object.__setattr__(self, "modalities", tuple(sorted(self.modalities)))
         if len(set(self.modalities)) < len(self.modalities):
             raise ValueError(f"modalities must be different ones, got {', '.join(self.modalities)}")
@@ -164,7 +167,7 @@ class AEConfig(ReconstructionConfig):
     "Settings of an autoencoder."
 
     unet: UNetConfig | str = "tiny"  # network, or its size by name; `stem`, `channels`, `mults`, `dropout` are used
-    latent: int = 16  # numbers of the latent: at each place where it is spatial, in all where it is dense
+    latent: Count = 16  # numbers of the latent: at each place where it is spatial, in all where it is dense
     dense: bool = False  # is the latent one vector, without places?
     sigma: float = 0.0  # above 0: variational; standard deviation of a pixel, given the latent
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .detector import Detector
 from .intensity import DEFAULT, check_method
+from .schemas import Names, Pixels
 from .translate import Translator, check_pair, directed_pairs, squared_error_map, translation_loss
 from .unet import UNetConfig, resolve_unet
 
@@ -23,9 +24,9 @@ class CyclicUNetConfig:
 
     input: str = "flair"  # modality it takes
     target: str = "t2"  # modality it translates to, and back from
-    size: int = 64  # pixels along a side of its slices
+    size: Pixels = 64  # pixels along a side of its slices
     normalisation: str = DEFAULT  # normalisation of its slices, as in `intensity.normalise`
-    modalities: tuple[str, ...] = ()  # one network for all directed pairs of these; (): two networks, forward and back
+    modalities: Names = ()  # one network for all directed pairs of these; (): two networks, forward and back
     unet: UNetConfig | str = "tiny"  # the network, or its size by name; `size` and `labels` are set here
 
     def __post_init__(self):

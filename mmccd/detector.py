@@ -330,11 +330,14 @@ def load_detector(
 ) -> Detector:  # on the CPU, in evaluation mode
     "Build a stored detector again, from numbers and settings only: no stored code is ever run."
     folder, variant = find_weights(name, variant)
+    stored = read_weights(folder, variant)
     with naming_damage(folder):
-        stored = read_weights(folder, variant)
         found = find_class(stored.detector, cls)
+        stored.check_config(found.Config)
+        with torch.device("meta" if stored.is_ours else "cpu"):  # "meta": shapes alone, whatever the config asks for
+            stored.check_tensors(found(found.Config(**stored.config)).state_dict())
         detector = found(found.Config(**stored.config))
-        detector.load_state_dict(stored.tensors)
+        detector.load_state_dict(stored.read_tensors())
         detector.calibration = stored.calibration
     if not isinstance(detector, cls):
         raise ValueError(f"{folder} holds a {found.__name__}, not a {cls.__name__}")

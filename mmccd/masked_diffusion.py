@@ -25,6 +25,7 @@ from mmccd.masked_translation import (
     sample_target,
 )
 from .masking import MaskPlan, condition, pool
+from .schemas import Count, Names, Pixels
 from .training_loop import masked_mean
 from .translate import Translator, check_pair, directed_pairs, fill_background, translation_loss
 from .unet import UNet, UNetConfig, resolve_unet
@@ -39,17 +40,17 @@ class MMCCDConfig:
 
     input: str = "flair"  # modality it takes
     target: str = "t2"  # modality it predicts, and translates back from
-    size: int = 64  # pixels along a side of its slices
+    size: Pixels = 64  # pixels along a side of its slices
     normalisation: str = DEFAULT  # normalisation of its slices, as in `intensity.normalise`
-    modalities: tuple[str, ...] = ()  # f and g each know all directed pairs of these; (): this pair alone
+    modalities: Names = ()  # f and g each know all directed pairs of these; (): this pair alone
     unet: UNetConfig | str = "tiny"  # the network, or its size by name; size, `c_in`, `time`, `labels` are set here
     schedule: str = "linear"  # of the noise: "linear" as published, or "cosine"
-    steps: int = 1000  # of the schedule
+    steps: Count = 1000  # of the schedule
     diffusion: bool = True  # False: a masked U-Net, which predicts in one go and takes no time step
     augment_masks: bool = True  # train with other widths and several strips too; False: one strip, as published
     frozen_decoder: bool = False  # is the decoder g taken from elsewhere, and not trained?
     sampler: Sampler | str = "fast"  # which masks and steps: a `Sampler`, "paper" or "fast"
-    extra_targets: tuple[str, ...] = ()  # further targets, whose maps are averaged with the first one's
+    extra_targets: Names = ()  # further targets, whose maps are averaged with the first one's
     normalise_by: str = ""  # "healthy_mean": divide by the mean map of healthy brains; "": do not
 
     def __post_init__(self):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from .diffusion import SCHEDULES, Step, alphas_cumprod, ddim, q_sample, time_steps
 from .masking import MASKS, POOLINGS, condition, random_strips
+from .schemas import Share
 from .training_loop import masked_mean
 from .translate import fill_background
 from .unet import UNet, UNetConfig
@@ -73,7 +74,7 @@ class Sampler:
     n_strips: int = 1  # strips hidden at once ("disjoint")
     steps: int = 1  # of denoising under each mask
     spacing: str = "trailing"  # of the steps, as in `diffusion.time_steps`
-    eta: float = 0.0  # noise of the steps, as in `diffusion.ddim_step`
+    eta: Share = 0.0  # noise of the steps, as in `diffusion.ddim_step`
     pooling: str = "mean"  # of the errors of a pixel, as in `masking.pool`
     skip: bool = True  # leave out masks that hide no brain
 

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from .baselines import WITH_SKIPS, Reconstruction, ReconstructionConfig, draw_modalities, gaussian_noise
 from .diffusion import PREDICTIONS, SCHEDULES, alphas_cumprod, ddim, prediction_target, q_sample, time_steps, to_x0
+from .schemas import Count
 from .training_loop import masked_mean
 from .translate import fill_background
 from .unet import UNet, UNetConfig
@@ -69,7 +70,7 @@ class DDPMConfig(ReconstructionConfig):
 
     unet: UNetConfig | str = "tiny"  # the network, which takes the step, or its size by name
     schedule: str = "linear"  # of the noise, as in `diffusion.SCHEDULES`
-    steps: int = 1000  # of the schedule
+    steps: Count = 1000  # of the schedule
     noise: str = "gaussian"  # "gaussian" or "simplex", in training and at test time
     prediction: str = "x0"  # what the network predicts: "x0" as in MMCCD, "eps" as in AnoDDPM, or "v"
     depth: int = 250  # T': how many steps of noise are added to the slice

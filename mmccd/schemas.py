@@ -13,7 +13,7 @@ from functools import cache
 from os import PathLike
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
-from annotated_types import Ge, Gt, Le, Lt
+from annotated_types import Ge, Le, MaxLen, MinLen
 
 from mmccd.errors import display_name, file_error
 
@@ -24,7 +24,13 @@ T = TypeVar("T")
 
 Natural = Annotated[int, Ge(0), Le(2**53)]  # whole numbers that every reader of JSON takes for the same
 Share = Annotated[float, Ge(0), Le(1)]
-OpenShare = Annotated[float, Gt(0), Lt(1)]
+# settings of networks: ranges far beyond what is useful, so that no file makes us build what no computer can hold
+Pixels = Annotated[int, Ge(1), Le(1024)]  # along a side of a slice
+Channels = Annotated[int, Ge(1), Le(4096)]
+Few = Annotated[int, Ge(1), Le(64)]  # blocks, heads, multiples
+Count = Annotated[int, Ge(1), Le(100_000)]  # of steps, of numbers in a latent
+Scales = Annotated[tuple[Few, ...], MinLen(1), MaxLen(11)]  # of a network: multiples of its channels
+Names = Annotated[tuple[str, ...], MaxLen(16)]  # modalities
 
 MAX_BYTES = 10**8  # of a JSON file; the largest of ours, the records of some 100,000 cases, stay below it
 TODO = "put back a good copy of it, or delete it and make it again"

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .aliases import old_names
+from .anatomy import MODALITIES
 from .training_loop import masked_mean
 from .unet import UNet, UNetConfig
 
@@ -45,6 +46,8 @@ def check_pair(
     if input == target:
         raise ValueError(f"input and target are both {input}: choose two modalities")
     known = tuple(modalities) or (input, target)
+    if unknown := {*known, input, target} - set(MODALITIES):
+        raise ValueError(f"unknown modality {min(unknown)!r}: choose among {', '.join(MODALITIES)}")
     if missing := {input, target, *extra_targets} - set(known):
         raise ValueError(f"{min(missing)} is not among the modalities of the network, {', '.join(known)}")
 

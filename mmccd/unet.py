@@ -15,6 +15,8 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .schemas import Channels, Few, Natural, Pixels, Scales, Share
+
 # %% ../nbs/components/06_unet.ipynb #16c87090
 def group_norm(
     channels: int,  # how many
@@ -108,18 +110,18 @@ def sinusoids(
 class UNetConfig:
     "Settings of a U-Net."
 
-    size: int = 64  # pixels along a side of its images
-    c_in: int = 1  # channels in
-    c_out: int = 1  # channels out
-    channels: int = 32  # at the finest scale
-    mults: tuple[int, ...] = (1, 1, 2, 3, 4)  # times as many channels, from the finest scale to the coarsest
-    blocks: int = 2  # residual blocks a scale on the way down
-    attention: tuple[int, ...] = (32, 16, 8)  # sizes, in pixels, at which attention stands
-    heads: int = 4  # of the attention
-    stem: int = 1  # side of the squares that are folded into channels
+    size: Pixels = 64  # pixels along a side of its images
+    c_in: Few = 1  # channels in
+    c_out: Few = 1  # channels out
+    channels: Channels = 32  # at the finest scale
+    mults: Scales = (1, 1, 2, 3, 4)  # times as many channels, from the finest scale to the coarsest
+    blocks: Few = 2  # residual blocks a scale on the way down
+    attention: tuple[Pixels, ...] = (32, 16, 8)  # sizes, in pixels, at which attention stands
+    heads: Few = 4  # of the attention
+    stem: Few = 1  # side of the squares that are folded into channels
     time: bool = False  # does it take a time step?
-    labels: int = 0  # number of labels it distinguishes; 0: it takes none
-    dropout: float = 0.0  # in the blocks
+    labels: Natural = 0  # number of labels it distinguishes; 0: it takes none
+    dropout: Share = 0.0  # in the blocks
 
     def __post_init__(self):
         for name in ("mults", "attention"):

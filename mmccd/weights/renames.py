@@ -1,9 +1,7 @@
 """What fields, values and tensors of detectors that earlier versions stored are called now."""
 
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from collections.abc import Mapping
+from typing import Any
 
 OLD_CONFIG_NAMES = {
     "frozen_back": "frozen_decoder",
@@ -28,7 +26,7 @@ OLD_TENSOR_NAMES = {
 }  # one part of a dotted name
 
 
-def current_class(about: dict[str, Any]) -> str:
+def current_class(about: Mapping[str, Any]) -> str:
     """Return the name of a detector's class in what `config.json` holds, as `read_weights` gives it.
 
     Version 0.1.0 stored the class and its module. Of the package's own classes the class is enough, as the table of
@@ -55,8 +53,3 @@ def current_config(config: dict[str, Any]) -> dict[str, Any]:
 def current_tensor_name(name: str) -> str:
     """Return today's name of a tensor in a state dict, such as `f.net.down.0.scale_shift.weight`."""
     return ".".join(OLD_TENSOR_NAMES.get(part, part) for part in name.split("."))
-
-
-def current_tensors(tensors: dict[str, "Tensor"]) -> dict[str, "Tensor"]:
-    """Return a stored state dict with today's names of the tensors."""
-    return {current_tensor_name(name): tensor for name, tensor in tensors.items()}

@@ -11,78 +11,184 @@ Nothing here knows what a detector is: configs are dicts, and a class is a name.
 
 import hashlib
 import json
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import shorten
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Required
 
+from annotated_types import Ge, Gt, Le, MinLen
+from typing_extensions import TypedDict
+
+from mmccd.errors import FileError, display_name
 from mmccd.files import write_atomic
-from mmccd.weights.renames import current_class, current_config, current_tensors
+from mmccd.schemas import Natural, Share, checked, closed, read_checked
+from mmccd.weights.renames import current_class, current_config, current_tensor_name
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 CONFIG, TENSORS = "config.json", "model.safetensors"
+FLOATS = {"F64", "F32", "F16", "BF16"}  # as safetensors calls them
+
+
+TODO = "copy the weights again"
+
+
+class Calibration(TypedDict, total=False):
+    """A threshold and what it rests on; other fields are kept as they are."""
+
+    threshold: Required[Annotated[float, Ge(0), Le(1e6)]]  # a map is a squared error, or of a like size
+    fpr: Annotated[float, Gt(0), Le(1)]
+    fpr_reached: Share
+    fpr_of_subjects: list[Share]
+    pixels: Natural
+    slices: Natural
+    subjects: Natural
+    cases: list[str]
+    data: str
+    post: dict[str, Any]
+
+
+@closed
+class Variant(TypedDict):
+    """What one of several detectors in a folder has for itself."""
+
+    config: dict[str, Any]
+    calibration: Calibration | None
+
+
+class About(TypedDict, total=False):
+    """What `config.json` holds."""
+
+    detector: Required[str]
+    config: Required[dict[str, Any]]
+    calibration: Calibration | None
+    variants: Annotated[dict[str, Variant], MinLen(1)]
+    sha256: Required[str]
+    mmccd: str
+    module: str | None  # these two in version 0.1.0
+    tensors: str
 
 
 @dataclass(frozen=True)
 class StoredWeights:
-    """What a folder holds of one detector.
+    """What a folder holds of one detector, checked; the tensors are not read yet.
 
     Attributes:
         detector: Stable name of its class.
         config: Fields of its config.
         calibration: Its threshold and where that comes from; None where it has none.
-        tensors: Its `state_dict`, on the CPU, in the precision of the file.
+        folder: Where `config.json` lies.
+        file: Where the tensors are.
+        sha256: Of that file.
     """
 
     detector: str
     config: dict[str, Any]
-    calibration: dict[str, Any] | None
-    tensors: dict[str, "Tensor"]
+    calibration: Calibration | None
+    folder: Path
+    file: Path
+    sha256: str
+
+    @property
+    def is_ours(self) -> bool:
+        """Is the class one of the package? Names and types in a class of somebody else are theirs."""
+        return ":" not in self.detector
+
+    def check_config(self, kind: type) -> None:
+        """Refuse fields that are unknown, of another type or out of range, before anything is built of them.
+
+        Args:
+            kind: The `Config` of the detector's class.
+        """
+        if self.is_ours:
+            checked(self.config, kind, self.folder / CONFIG, TODO)
+
+    def check_tensors(self, wanted: Mapping[str, "Tensor"]) -> None:
+        """Refuse tensors of other names, shapes or types than the network has; nothing but the header is read.
+
+        Args:
+            wanted: The `state_dict` of the network, on any device, "meta" too.
+
+        Raises:
+            ValueError: They do not fit, in words that `naming_damage` completes.
+            OSError, SafetensorError: The file is missing or damaged.
+        """
+        from safetensors import safe_open
+
+        if not self.file.is_file():
+            raise FileNotFoundError(None, None, self.file)
+        with safe_open(self.file, "pt") as file:
+            heads = {self.current(name): file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            found = {name: (tuple(head.get_shape()), head.get_dtype()) for name, head in heads.items()}
+        for name, tensor in wanted.items():
+            shape, dtype = found.pop(name, (None, ""))
+            if shape is None:
+                raise ValueError(f"{TENSORS} lacks the tensor {name}; {TODO}")
+            if shape != tuple(tensor.shape) or tensor.is_floating_point() != (dtype in FLOATS):
+                raise ValueError(f"{CONFIG} asks for a tensor {name} of another shape or type than {TENSORS}; {TODO}")
+        if found:
+            raise ValueError(
+                f"{TENSORS} has a tensor {display_name(min(found))!r} that {CONFIG} does not ask for; {TODO}"
+            )
+
+    def current(self, name: str) -> str:
+        """Today's name of a tensor in the file."""
+        return current_tensor_name(name) if self.is_ours else name
+
+    def read_tensors(self) -> dict[str, "Tensor"]:
+        """The `state_dict`, on the CPU, in the precision of the file.
+
+        Raises:
+            ValueError: The file is not the one that belongs to the config, or holds no proper numbers.
+        """
+        from safetensors.torch import load
+
+        content = self.file.read_bytes()
+        if hashlib.sha256(content).hexdigest() != self.sha256:
+            raise ValueError(f"its two files do not belong together; {TODO}")
+        tensors = {self.current(name): tensor for name, tensor in load(content).items()}
+        if broken := [n for n, v in tensors.items() if v.is_floating_point() and not v.isfinite().all()]:
+            raise ValueError(f"the tensor {broken[0]} holds NaN or infinite numbers; {TODO}, or train again")
+        return tensors
 
 
-def read_about(folder: Path) -> dict[str, Any]:
-    """What `config.json` in the folder holds; raises as `read_weights` does."""
-    about = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    if not isinstance(about, dict) or not isinstance(about.get("variants", {"": {}}), dict):
-        raise TypeError(f"{CONFIG} holds no description of a detector")
-    return about
+def read_about(folder: Path) -> About:
+    """What `config.json` in the folder holds.
+
+    Raises:
+        ValueError: It is missing, damaged, or a field has a wrong value; one sentence that names file and field.
+    """
+    return read_checked(folder / CONFIG, About, TODO)
 
 
-def variant_names(about: dict[str, Any]) -> list[str]:
+def variant_names(about: About) -> list[str]:
     """Names of the variants in what `config.json` holds, the default first; empty where it is of one detector alone."""
     return list(about.get("variants", {}))
 
 
 def read_weights(folder: Path, variant: str | None = None) -> StoredWeights:
-    """Read a detector's config and tensors; the checksum is compared, and names of older versions are translated.
+    """Read what a detector is; names of older versions are translated.
 
     Args:
         folder: With `config.json` and `model.safetensors`.
         variant: Which of several that share the tensors; None: the first, or the only one.
 
     Raises:
-        ValueError: There is no such variant, or the two files do not belong together.
-        KeyError, TypeError, UnicodeDecodeError, OSError, SafetensorError: The files are damaged or missing;
-            inside `naming_damage` these become one sentence.
+        ValueError: There is no such variant, or `config.json` is missing or damaged.
     """
-    from safetensors.torch import load
-
     about = read_about(folder)
-    own = choose_variant(about, variant)
-    content = tensor_file(folder, about).read_bytes()
-    if hashlib.sha256(content).hexdigest() != about["sha256"]:
-        raise ValueError("its two files do not belong together; copy the weights again")
-    detector, config, tensors = current_class(about), {**about["config"], **own["config"]}, load(content)
-    if ":" not in detector:  # names in a class of somebody else are theirs
-        config, tensors = current_config(config), current_tensors(tensors)
-    return StoredWeights(detector, config, own["calibration"], tensors)
+    with naming_damage(folder):
+        own = choose_variant(about, variant)
+    detector, config = current_class(about), {**about["config"], **own["config"]}
+    if ":" not in detector:
+        config = current_config(config)
+    return StoredWeights(detector, config, own["calibration"], folder, tensor_file(folder, about), about["sha256"])
 
 
-def choose_variant(about: dict[str, Any], variant: str | None) -> dict[str, Any]:
+def choose_variant(about: About, variant: str | None) -> Variant:
     """Config and calibration that belong to one variant of what `config.json` holds."""
     names = variant_names(about)
     if variant is not None and variant not in names:
@@ -90,10 +196,10 @@ def choose_variant(about: dict[str, Any], variant: str | None) -> dict[str, Any]
         raise ValueError(f"it has no variant {variant!r}: {known}")
     if "variants" in about:
         return about["variants"][variant or next(iter(names), "")]
-    return {"config": {}, "calibration": about["calibration"]}
+    return {"config": {}, "calibration": about.get("calibration")}
 
 
-def tensor_file(folder: Path, about: dict[str, Any]) -> Path:
+def tensor_file(folder: Path, about: About) -> Path:
     """Where the numbers lie: beside `config.json`; in version 0.1.0 several could share a neighbouring folder."""
     return (folder.parent / Path(about["tensors"]).name if "tensors" in about else folder) / TENSORS
 
@@ -125,7 +231,7 @@ def write_weights(folder: str | Path, about: dict[str, Any], tensors: dict[str, 
     about = {**about, "sha256": hashlib.sha256(content).hexdigest(), "mmccd": mmccd.__version__}
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(folder / TENSORS, content)
-    write_atomic(folder / CONFIG, (json.dumps(about, indent=1) + "\n").encode())
+    write_atomic(folder / CONFIG, (json.dumps(about, indent=1, allow_nan=False) + "\n").encode())
     return folder
 
 
@@ -140,11 +246,15 @@ def naming_damage(folder: Path) -> Generator[None]:
 
     try:
         yield
-    except (KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as e:
-        raise ValueError(f"cannot load the detector in {folder}: {CONFIG} is damaged; copy the weights again") from e
+    except FileError:
+        raise  # names the file already
+    except (LookupError, TypeError, ArithmeticError, AttributeError) as e:
+        raise ValueError(f"cannot load the detector in {folder}: {CONFIG} is damaged; {TODO}") from e
     except OSError as e:
         name = Path(e.filename or "a file").name
-        raise ValueError(f"cannot load the detector in {folder}: {name} cannot be read; copy the weights again") from e
-    except (ValueError, RuntimeError, SafetensorError) as e:
+        raise ValueError(f"cannot load the detector in {folder}: {name} cannot be read; {TODO}") from e
+    except SafetensorError as e:
+        raise ValueError(f"cannot load the detector in {folder}: {TENSORS} is damaged; {TODO}") from e
+    except (ValueError, RuntimeError) as e:
         words = shorten(str(e), 300, placeholder=" ...")  # of tensors that do not fit, PyTorch lists all
         raise ValueError(f"cannot load the detector in {folder}: {words}") from e

@@ -141,10 +141,116 @@ DAMAGE = {
 def test_damaged_folders(tmp_path, damage):
     folder = saved(tmp_path)
     damage(folder)
-    with pytest.raises(ValueError, match="cannot load the detector in") as e:
+    with pytest.raises(ValueError, match=r"annot (load the detector in|read)") as e:
         load_detector(folder)
     assert str(folder) in str(e.value)
     assert "\n" not in str(e.value)
+
+
+INF, NAN = float("inf"), float("nan")
+CALIBRATIONS = [
+    *[{"threshold": v} for v in (True, [0.5], NAN, INF, -INF, -1, 1e308, None, "0.5", {}, 10**400)],
+    *[{"threshold": 0.5, "fpr": v} for v in (0, -0.1, 1.1, NAN, "1 %", True)],
+    *[{"threshold": 0.5, k: v} for k, v in {"cases": "a", "slices": -3, "fpr_of_subjects": [2], "post": 5}.items()],
+    *[{}, [], 3, "x"],
+]
+
+
+@pytest.mark.parametrize("calibration", CALIBRATIONS, ids=lambda c: json.dumps(c)[:40])
+def test_a_calibration_that_means_nothing_is_refused(tmp_path, calibration):
+    "Otherwise every patient would have 0 ml of anomaly, or a library would fail later."
+    folder = saved(tmp_path)
+    field = f"calibration.{list(calibration)[-1]}" if calibration and isinstance(calibration, dict) else "calibration"
+    for fields in ({"calibration": calibration}, {"variants": {"v": {"config": {}, "calibration": calibration}}}):
+        change(folder, **fields)
+        with pytest.raises(ValueError, match=rf"Cannot read {folder}/config.json: .*{field}.*; copy the weights again"):
+            load_detector(folder)
+
+
+TAMPERED = {
+    "unet.blocks": [2**70, 65, 0, -1, True, "2", None, 2.5],
+    "unet.channels": [4096, 2**31, 0, [16]],
+    "unet.mults": [[], [2] * 300, [10**6], "12", [[1]]],
+    "unet.heads": [0, 10**9],
+    "unet.stem": [0, 2**40],
+    "unet.attention": [5, ["a"], [0]],
+    "unet.dropout": [-1, 2, NAN, "a"],
+    "unet.time": [1, "yes"],
+    "unet.nothing": [1],
+    "unet": [None, "huge", [], 7],
+    "size": [10**9, 65536, -32, 32.5, True],
+    "normalisation": ["nothing", 3],
+    "modalities": [["flair", "t1", "t2", *map(str, range(10**5))], "flair", [1]],
+    "steps": [2**40, 0, True],
+    "sampler": [
+        None,
+        5,
+        "slow",
+        {"masks": "all"},
+        {"eta": NAN},
+        {"eta": 7},
+        {"steps": 10**9},
+        {"width": 0.5},
+        {"n": 1},
+    ],
+    "n_steps": [10**9, 0, [25]],
+    "latent": [10**12, 4096, 0, "16"],
+    "grid": [0, True],
+    "sigma": [-1, INF, 1e999, None],
+    "input": [5, None, "../../etc", ["flair"]],
+}
+
+
+@pytest.mark.parametrize("method", ["ae", "dae", "ddpm", "cycle", "masked", "mmccd"])
+def test_a_config_is_checked_before_anything_is_built(tmp_path, monkeypatch, method):
+    modalities = {"modalities": ("flair", "t1", "t2")} if METHODS[method].paired else {}
+    d = new_detector(method, size=32, unet=SMALL, **modalities)
+    folder = d.save_pretrained(tmp_path / "d")
+    about, built = json.loads((folder / "config.json").read_text()), []
+    start = Detector.__init__
+
+    def note(self, *args, **kwargs):
+        built.append(torch.empty(0).device.type)
+        start(self, *args, **kwargs)
+
+    monkeypatch.setattr(Detector, "__init__", note)
+    for path, values in TAMPERED.items():
+        first, _, last = path.partition(".")
+        if first not in about["config"]:
+            continue
+        for value in values:
+            inside = {last: value} if last else value
+            whole = about["config"][first] | inside if isinstance(inside, dict) else value
+            change(folder, config=about["config"] | {first: whole})
+            with pytest.raises(ValueError, match=rf"annot (read|load the detector in) {folder}") as error:
+                load_detector(folder)
+            assert len(str(error.value)) < 700, error.value
+    change(folder, config=about["config"])
+    assert "cpu" not in built
+    assert fingerprint(load_detector(folder)) == fingerprint(d)
+
+
+@pytest.mark.parametrize("damage", ["a NaN", "another type", "another shape", "one more", "one less", "no header"])
+def test_tensors_that_are_not_those_of_the_network(tmp_path, damage):
+    from safetensors.torch import load_file, save
+
+    folder = saved(tmp_path, new_detector("dae", size=32, unet=SMALL))
+    tensors = load_file(folder / "model.safetensors")
+    name = next(k for k, v in tensors.items() if v.ndim > 1)
+    if damage == "one less":
+        del tensors[name]
+    elif damage == "one more":
+        tensors["evil\x1b[2J"] = torch.zeros(3)
+    else:
+        other = {"a NaN": lambda v: v * NAN, "another type": lambda v: v.long(), "another shape": lambda v: v.flatten()}
+        tensors[name] = other.get(damage, lambda v: v)(tensors[name])
+    content = save(tensors) if damage != "no header" else b"\xff" * 100
+    (folder / "model.safetensors").write_bytes(content)
+    change(folder, sha256=hashlib.sha256(content).hexdigest())
+    with pytest.raises(ValueError, match=rf"cannot load the detector in {folder}: .*; copy the weights again") as error:
+        load_detector(folder)
+    assert str(error.value).isprintable()
+    assert damage == "no header" or name in str(error.value) or "evil" in str(error.value)
 
 
 def test_never_unpickles(tmp_path):
