@@ -66,7 +66,7 @@ MOVED: dict[str, dict[str, str]] = {
             "nifti_files no_images=no_images_error one_modality split_ending split_name "
             "two_claims=ambiguous_modality_error"
         ),
-        "cases.nifti": "as_stored check_header open_nifti read_array read_labels read_volume write_nifti",
+        "cases.nifti": "as_stored read_labels read_volume write_nifti",
         "errors": "bad_file=file_error plain=format_error printable=display_name",
         "slices": "SLICE_RANGE to_slices to_volume",
     },

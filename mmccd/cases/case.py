@@ -57,7 +57,17 @@ def read_case(
         check_same_grid(other, path, grid, first)
     if masks["brain"] is None:
         masks["brain"] = brain_mask(volumes, first)
-    return dict(volumes=volumes, affine=grid.lps_affine, grid=grid, **masks)
+    notes = grid_notes({m: grids[p] for m, p in files.items()})
+    return dict(volumes=volumes, affine=grid.lps_affine, grid=grid, notes=notes, **masks)
+
+
+def grid_notes(grids: Mapping[str, Grid]) -> list[str]:
+    """Return what a person should know of where the voxels lie; `grids` by modality, one note for all that share it."""
+    found: dict[str, list[str]] = {}
+    for name, grid in grids.items():
+        for note in grid.notes:
+            found.setdefault(note, []).append(name)
+    return [f"{', '.join(names)}: {note}" for note, names in found.items()]
 
 
 @dataclass(eq=False)

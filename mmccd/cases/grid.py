@@ -9,6 +9,7 @@ import nibabel as nib
 import numpy as np
 from nibabel import orientations as ornt
 
+from mmccd.cases.header import Header
 from mmccd.errors import file_error
 from mmccd.slices import SLICE_RANGE, brats_offset
 
@@ -37,20 +38,27 @@ class Grid:
     Attributes:
         shape: voxels along the file's three axes.
         affine: (4, 4), voxel index to millimetres.
-        geometry: header fields that say the same, kept as they are.
+        geometry: header fields that say the same, in the unit of the file.
         image: class of the image, NIfTI-1 or NIfTI-2.
+        notes: what a person should know of where the voxels lie.
     """
 
     shape: tuple[int, ...]
     affine: np.ndarray
     geometry: dict[str, np.ndarray] = field(default_factory=dict)
     image: type[nib.Nifti1Image] = nib.Nifti1Image
+    notes: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, image: nib.Nifti1Image) -> Grid:
-        """Return the grid of an image."""
-        geometry = {k: image.header[k].copy() for k in GEOMETRY}
-        return cls(tuple(image.shape[:3]), np.asarray(image.affine), geometry, type(image))
+    def of(cls, header: Header) -> Grid:
+        """Return the grid that a header describes."""
+        geometry = {k: header.fields[k].copy() for k in GEOMETRY}
+        return cls(header.shape, header.affine, geometry, header.image, tuple(header.notes))
+
+    @property
+    def oriented(self) -> bool:
+        """Does the file say where left and right are?"""
+        return not self.geometry or bool(self.geometry["qform_code"] or self.geometry["sform_code"])
 
     @property
     def turn(self) -> np.ndarray:

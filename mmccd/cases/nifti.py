@@ -1,121 +1,188 @@
 """Reading and writing NIfTI volumes: checked hard on the way in, whole or not at all on the way out."""
 
-import gzip
+    image = nifti_image(grid.from_lps(as_stored(array)), grid)
 import re
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BufferedIOBase
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
-from isal import igzip
+from isal import igzip, isal_zlib
 from nibabel import orientations as ornt
-from nibabel.filebasedimages import ImageFileError
+from nibabel.volumeutils import apply_read_scaling
 
 from mmccd.cases.grid import Grid
+from mmccd.cases.header import MOST_MEMORY, SHORTEST, Header, check_extensions, header_size, parse_header
 from mmccd.errors import file_error
 from mmccd.files import replacing
 
 PathLikeStr = str | PathLike[str]
 
 
-def check_header(image: nib.Nifti1Image, path: PathLikeStr) -> None:
-    """Check that an image is one grey-valued volume on a proper grid; a fourth axis of length one is harmless.
-
-    Args:
-        image: an open NIfTI image.
-        path: its path, for the error.
-
-    Raises:
-        ValueError: if it has no voxel, fewer than three axes or several volumes, voxels that are not numbers, or a
-            singular affine.
-    """
-    shape, dtype, affine = image.shape, image.get_data_dtype(), np.asarray(image.affine)
-    axes = affine[:3, :3]
-    if min(shape, default=0) < 1:
-        raise file_error(path, f"its shape {shape} holds no voxel", "export it again")
-    if len(shape) < 3:
-        raise file_error(path, f"it is {len(shape)}-D with shape {shape}, not a volume", "save one slice as (x, y, 1)")
-    if max(shape[3:], default=1) > 1:
-        wrong = f"it is {len(shape)}-D with shape {shape}, not one volume"
-        raise file_error(path, wrong, "save a single 3-D volume of it")
-    if dtype.kind not in "iuf":
-        raise file_error(path, f"its voxels are not numbers but {dtype}", "save it in grey values")
-    sides = np.linalg.norm(axes, axis=0)
-    if not np.isfinite(affine).all() or not sides.all() or abs(np.linalg.det(axes / sides)) < 1e-3:
-        wrong = "its header does not say where the voxels lie (the affine is singular)"
-        raise file_error(path, wrong, "convert it from the original again")
+BLOCK = 2**22  # bytes read, and voxels converted, at a time
+PADDING = 512  # zero bytes that may follow the voxels, as some writers fill up a block
+MOST_UNPACKED = 1032  # bytes that one byte of a gzip file can become
+LARGEST, SMALLEST = 1e36, 1e-30  # absolute values with which float32 can still calculate
 
 
-def open_nifti(path: PathLikeStr) -> nib.Nifti1Image:
-    """Open a .nii or .nii.gz file and check what its header promises; the data are not yet read.
+@contextmanager
+def open_bytes(path: PathLikeStr) -> Iterator[tuple[BufferedIOBase, int]]:
+    """Open a file, decompressed where its content (not its name) is gzip.
+
+    Yields:
+        The stream, and how many bytes can come out of it at most.
 
     Raises:
-        ValueError: if there is no such file, it is no NIfTI image, or `check_header` refuses it.
+        ValueError: if there is no such file, or what is done inside finds it cut off, damaged or too large.
     """
     path = Path(path)
     if not path.exists():
         wrong = "there is no such file or folder" + " behind this link" * path.is_symlink()
         raise file_error(path, wrong, "check the path")
-    if path.is_dir():
-        raise file_error(path, "it is a folder, not a file", "name a file")
-    if not path.stat().st_size:
+    if not path.is_file():
+        raise file_error(path, f"it is {'a folder, not a file' if path.is_dir() else 'no regular file'}", "name a file")
+    size = path.stat().st_size
+    if not size:
         raise file_error(path, "the file is empty (0 bytes)", "copy or download it again")
     try:
-        image = nib.load(path)
+        with open(path, "rb") as file:
+            if file.peek(2)[:2] == b"\x1f\x8b":
+                with igzip.open(file, "rb") as unpacked:  # isal: three times as fast as zlib
+                    yield unpacked, size * MOST_UNPACKED
+            else:
+                yield file, size
     except PermissionError as error:
         raise file_error(path, "permission is denied", "allow reading it") from error
-    except ImageFileError as error:
-        raise file_error(path, "it is not a NIfTI image", "convert it to .nii.gz, or copy it again") from error
-    except Exception as error:
-        raise file_error(path, "its header is damaged", "copy or download it again") from error
-    if not isinstance(image, nib.Nifti1Image):
-        raise file_error(path, "it is not a NIfTI volume", "convert it to .nii.gz")
-    check_header(image, path)
-    return image
+    except MemoryError as error:
+        raise file_error(path, "it does not fit into memory", "crop or resample it, or close other programs") from error
+    except (OSError, EOFError, zlib.error, isal_zlib.error) as error:
+        if isinstance(error, OSError) and error.errno:
+            wrong = f"reading it failed ({error.strerror})"
+            raise file_error(path, wrong, "check the disk or the network, and try again") from error
+        raise file_error(path, "its data is cut off or damaged", "copy or download it again") from error
 
 
-def read_array(path: PathLikeStr) -> tuple[np.ndarray, Grid]:
-    """Read a .nii or .nii.gz file to its very end, once: gzip compares a checksum there.
-
-    Returns:
-        The array (i, j, k) in the numbers of the file, its scale applied, and its grid.
+def read_exactly(file: BufferedIOBase, n: int) -> bytes:
+    """Return the next `n` bytes of a stream.
 
     Raises:
-        ValueError: as `open_nifti`, or if the data are cut off or damaged.
+        EOFError: if it ends before.
     """
-    image = open_nifti(path)
-    try:
-        stored: Any = image.dataobj
-        if Path(path).suffix.lower() == ".gz":
-            with igzip.open(path, "rb") as file:
-                raw: Any = file.read()  # isal: three times as fast as zlib
-            if (stored.slope, stored.inter) == (1, 0):
-                data = np.ndarray(stored.shape, stored.dtype, raw, stored.offset, order="F")
-            else:
-                data = np.asanyarray(type(image).from_bytes(raw).dataobj)
-        else:
-            data = np.asanyarray(stored)
-        data = data.reshape(image.shape[:3])
-    except Exception as error:
-        raise file_error(path, "its data is cut off or damaged", "copy or download it again") from error
-    return data, Grid.of(image)
+    data = file.read(n)
+    if len(data) < n:
+        raise EOFError
+    return data
+
+
+def read_header(file: BufferedIOBase, most: int, path: PathLikeStr) -> Header:
+    """Read all that lies before the voxels, and check that these can follow and fit into memory.
+
+    Args:
+        file: stream at its start.
+        most: bytes that can come out of it.
+        path: of the file, for the error.
+
+    Raises:
+        ValueError: if it is no NIfTI image that we can read; see `header.parse_header`.
+        EOFError: if the file is too short for what its header promises.
+    """
+    start = file.read(SHORTEST)
+    size = header_size(start, path)
+    start += read_exactly(file, size - len(start))
+    header = parse_header(start, path)
+    memory = header.n_bytes + 4 * math.prod(header.shape)
+    if memory > MOST_MEMORY:
+        claim = f"it claims {header.voxels} voxels, {memory / 2**30:.3g} GB in memory, where {MOST_MEMORY >> 30} GB are"
+        raise file_error(path, f"{claim} allowed", "crop or resample it; if its header is wrong, copy it again")
+    if header.offset + header.n_bytes > most:
+        raise EOFError
+    check_extensions(start + read_exactly(file, header.offset - len(start)), size, path)
+    return header
+
+
+def read_stored(path: PathLikeStr) -> tuple[np.ndarray, Header]:
+    """Read the voxels of a .nii or .nii.gz file as they are stored, to its very end: gzip compares a checksum there.
+
+    Returns:
+        The array (i, j, k) without its scale, and the header.
+
+    Raises:
+        ValueError: if it is no NIfTI image, its header makes no sense, or its data are cut off, damaged or too long.
+    """
+    with open_bytes(path) as (file, most):
+        header = read_header(file, most, path)
+        raw = np.empty(header.n_bytes, np.uint8)  # the system gives memory only as it is filled
+        at = 0
+        while at < len(raw):
+            n = file.readinto(raw[at : at + BLOCK])
+            if not n:
+                raise EOFError
+            at += n
+        tail = file.read(PADDING + 1)
+        if len(tail) > PADDING or any(tail):
+            wrong = f"more data follow than its {header.voxels} voxels of {header.dtype.name} take"
+            raise file_error(path, wrong, "its header may be damaged; copy or convert it again")
+        file.read(1)  # the checksum
+    return raw.view(header.dtype).reshape(header.shape, order="F"), header
+
+
+def scaled(array: np.ndarray, header: Header) -> np.ndarray:
+    """Return stored voxels in the numbers that they stand for."""
+    return array if header.scale is None else apply_read_scaling(array, *map(np.float64, header.scale))
 
 
 def read_volume(path: PathLikeStr) -> tuple[np.ndarray, Grid]:
     """Read one volume as float32 (x, y, z) in LPS, and its grid; in memory it lies slice by slice, as in the file.
 
     Raises:
-        ValueError: as `read_array`, or if a voxel is NaN or infinite.
+        ValueError: as `read_stored`, or as `check_values`.
     """
-    array, grid = read_array(path)
-    with np.errstate(over="ignore"):
-        data = ornt.apply_orientation(array, grid.turn).astype(np.float32, order="F")
-    if array.dtype.kind == "f" and not np.isfinite(data).all():
-        bad = data.size - np.isfinite(data).sum()
+    return as_volume(*read_stored(path), path)
+
+
+def as_volume(stored: np.ndarray, header: Header, path: PathLikeStr) -> tuple[np.ndarray, Grid]:
+    """Return stored voxels (i, j, k) as float32 (x, y, z) in LPS, and their grid; see `read_volume`."""
+    grid = Grid.of(header)
+    stored = ornt.apply_orientation(stored, grid.turn)
+    data = np.empty(stored.shape, np.float32, order="F")
+    bad, tops = 0, [0.0]
+    step = max(1, BLOCK // math.prod(stored.shape[:2]))
+    for k in range(0, stored.shape[2], step):  # a few slices at a time, to save memory
+        with np.errstate(all="ignore"):
+            part = scaled(stored[:, :, k : k + step], header)
+            data[:, :, k : k + step] = part
+        if part.dtype.kind == "f":
+            sizes = np.abs(part)
+            bad += np.count_nonzero(~np.isfinite(sizes))
+            tops.append(float(sizes.max()))
+    check_values(bad, max(tops), path)
+    return data, grid
+
+
+def check_values(bad: int, top: float, path: PathLikeStr) -> None:
+    """Check the numbers of a volume.
+
+    Args:
+        bad: voxels that are NaN or infinite.
+        top: largest absolute value; 0 where only whole numbers can be.
+        path: of the file, for the error.
+
+    Raises:
+        ValueError: if a voxel is NaN or infinite, or the values are beyond what float32 can calculate with.
+    """
+    if bad:
         todo = "set them to 0 (fslmaths IN -nan OUT, or NumPy's nan_to_num)"
         raise file_error(path, f"{bad} of its voxels are NaN or infinite", todo)
-    return data, grid
+    if top > LARGEST:
+        raise file_error(path, f"its values, up to {top:g}, are too large for float32", f"divide them by {top / 1e3:.0e}")
+    if 0 < top < SMALLEST:
+        wrong = f"its values, up to {top:g}, are too small for float32"
+        raise file_error(path, wrong, f"multiply them by {1e3 / top:.0e}")
 
 
 def read_labels(path: PathLikeStr) -> tuple[np.ndarray, Grid]:
@@ -124,10 +191,11 @@ def read_labels(path: PathLikeStr) -> tuple[np.ndarray, Grid]:
     Raises:
         ValueError: as `read_volume`, or if the voxels are not whole numbers from 0 to 255.
     """
-    data, grid = read_array(path)
-    if data.dtype == np.uint8:  # as most are stored: nothing to check
-        return np.array(ornt.apply_orientation(data, grid.turn), order="F"), grid
-    data, grid = read_volume(path)
+    stored, header = read_stored(path)
+    if header.dtype == np.uint8 and header.scale is None:  # as most are stored: nothing to check
+        grid = Grid.of(header)
+        return np.array(ornt.apply_orientation(stored, grid.turn), order="F"), grid
+    data, grid = as_volume(stored, header, path)
     if np.abs(data - data.round()).max() > 1e-3 or data.min() < -1e-3 or data.max() > 255.5:
         wrong = f"its values, {data.min():g} to {data.max():g}, are not whole labels from 0 to 255"
         raise file_error(path, wrong, "give a segmentation that is 0 outside the lesion")
@@ -140,6 +208,19 @@ def as_stored(array: np.ndarray) -> np.ndarray:
     if array.dtype.kind not in "biu":
         return array.astype(np.float32)
     return array.astype(np.uint8 if array.min() >= 0 and array.max() < 256 else np.int32)
+
+
+def nifti_image(array: np.ndarray, grid: Grid) -> nib.Nifti1Image:
+    """Return an image of an array (i, j, k) whose header says where it lies, in the words of the file it came from."""
+    if not grid.geometry:
+        image = grid.image(array, grid.affine)
+        image.header["xyzt_units"] = 2  # millimetres
+        return image
+    header = grid.image.header_class()
+    header.set_data_dtype(array.dtype)
+    for k, value in grid.geometry.items():
+        header[k] = value
+    return grid.image(array, None, header)
 
 
 def write_nifti(array: np.ndarray, grid: Grid, path: PathLikeStr) -> None:
@@ -158,9 +239,20 @@ def write_nifti(array: np.ndarray, grid: Grid, path: PathLikeStr) -> None:
         raise ValueError(f"Cannot write {path}: its name must end in .nii or .nii.gz.")
     if array.shape != grid.lps_shape:
         raise ValueError(f"Cannot write {path}: its shape {array.shape} is not the case's {grid.lps_shape}.")
+<<<<<<< HEAD
     image = grid.image(grid.from_lps(as_stored(array)), grid.affine)
     for k, value in ({"xyzt_units": 2} | grid.geometry).items():  # 2: millimetres
         image.header[k] = value
+=======
+    array, header = grid.from_lps(as_stored(array)), grid.image.header_class()
+    header.set_data_dtype(array.dtype)
+    for k, value in grid.geometry.items():
+        header[k] = value
+    image = grid.image(array, None, header) if grid.geometry else grid.image(array, grid.affine)
+    if not grid.geometry:
+        image.header["xyzt_units"] = 2  # millimetres
+    beside = path.with_name(f".{os.getpid()}-{path.name}")
+>>>>>>> 1cd7b55 (NIfTI: the header is read and checked before anything is allocated for it)
     try:
         with replacing(path) as file:
             if path.suffix == ".gz":

@@ -1,6 +1,7 @@
 """Files into cases and back: every orientation, every naming we know, and every way a file can be broken."""
 
 import gzip
+import io
 import itertools
 import os
 import re
@@ -12,12 +13,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from isal import isal_zlib
 from numpy.testing import assert_allclose, assert_array_equal
 
 from mmccd.anatomy import MODALITIES
 from mmccd.cases.brain import brain_mask
 from mmccd.cases.case import Case
-from mmccd.cases.grid import GEOMETRY, Grid
+from mmccd.cases.grid import GEOMETRY, Grid, voxel_size
 from mmccd.cases.names import case_files, case_id, find_cases, split_name
 from mmccd.cases.nifti import read_labels, read_volume, write_nifti
 from mmccd.cases.phantoms import write_phantom
@@ -75,7 +77,7 @@ def test_read_and_write_back_is_exact(tmp_path, axes, kind):
     if kind in ("oblique", "qform"):
         affine[:3, :3] = np.linalg.qr(TILT)[0] @ np.diag([0.9, 1.2, 3])
     if kind == "units":
-        affine[:3, :3] *= 1e-3
+        affine[:3] *= 1e-3
     array = head() if kind not in ("int16", "scaled") else head().astype(np.int16)
     image = turned((nib.Nifti2Image if kind == "nifti2" else nib.Nifti1Image)(array, affine), axes)
     if kind == "scaled":
@@ -93,6 +95,7 @@ def test_read_and_write_back_is_exact(tmp_path, axes, kind):
     volume, grid = read_volume(tmp_path / "in.nii")
     source = nib.load(tmp_path / "in.nii")
     assert volume.dtype == np.float32
+    assert_allclose(voxel_size(grid.affine), voxel_size(source.affine) * (1000 if kind == "units" else 1))
     assert "".join(nib.aff2axcodes(grid.lps_affine)) == "LPS"
     assert volume.shape == grid.lps_shape
     write_nifti(volume, grid, tmp_path / "out.nii.gz")
@@ -411,7 +414,7 @@ def images():
         "text": (b"just some words " * 50, "not a NIfTI image"),
         "short": (b"x", "not a NIfTI image"),
         "text_in_gzip": (gzip.compress(b"just some words " * 50), "not a NIfTI image"),
-        "complex": (good.astype(np.complex64), "not numbers"),
+        "complex": (good.astype(np.complex64), "its voxels are complex numbers"),
         "cut_late": (gzip.compress(plain)[:-200], "cut off"),
         "cut_early": (gzip.compress(plain)[:300], ""),
         "damaged": (bytes(damaged), "damaged"),
@@ -423,8 +426,8 @@ def images():
         "no_dims": (gzip.compress(no_dims), ""),
         "many_dims": (gzip.compress(many_dims), ""),
         "bad_type": (gzip.compress(bad_type), ""),
-        "huge": (gzip.compress(huge), "cut off"),
-        "rgb": (rgb, "not numbers"),
+        "huge": (gzip.compress(huge), "its voxels fill 32767 x 32767 x 32767 mm"),
+        "rgb": (rgb, "its voxels are colours"),
         "no_background": (good + 5, "background is not 0"),
     }
 
@@ -455,21 +458,32 @@ def test_cut_off_without_gzip(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "error", [EOFError("x"), zlib.error("x"), OSError("x"), MemoryError("x"), ValueError("two\nlines")]
+    ("error", "words"),
+    [
+        (EOFError("x"), "its data is cut off or damaged; copy or download it again"),
+        (zlib.error("x"), "cut off or damaged"),
+        (isal_zlib.error("x"), "cut off or damaged"),
+        (OSError("Not a gzipped file"), "cut off or damaged"),
+        (OSError(5, "Input/output error"), "reading it failed (Input/output error); check the disk"),
+        (PermissionError(13, "Permission denied"), "permission is denied; allow reading it"),
+        (MemoryError("x"), "it does not fit into memory"),
+    ],
 )
-def test_errors_that_come_with_the_data(tmp_path, monkeypatch, error):
-    class Late:
-        shape, affine, header = (2, 2, 2), BRATS, nib.Nifti1Header()
+@pytest.mark.parametrize("late", [False, True])
+def test_errors_that_come_with_the_data(tmp_path, monkeypatch, error, words, late):
+    class Failing(io.BytesIO):
+        def read(self, n=-1):
+            if not late:
+                raise error
+            return super().read(n)
 
-        def get_data_dtype(self):
-            return np.dtype("f4")
-
-        @property
-        def dataobj(self):
+        def readinto(self, buffer):
             raise error
 
-    monkeypatch.setattr("mmccd.cases.nifti.open_nifti", lambda path: Late())
-    assert "cut off or damaged" in sentence(read_volume, tmp_path / "a.nii")
+    path = put(tmp_path / "a.nii.gz", head())
+    raw = gzip.decompress(path.read_bytes())
+    monkeypatch.setattr("mmccd.cases.nifti.igzip.open", lambda *args: Failing(raw))
+    assert words in sentence(read_volume, path)
 
 
 def test_folder_and_missing(tmp_path):
