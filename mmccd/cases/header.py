@@ -167,8 +167,9 @@ def stored_dtype(header: nib.Nifti1Header, path: PathLikeStr) -> np.dtype:
         wrong = f"its header gives its voxels the type {code}, which is none"
         raise file_error(path, wrong, "save it as int16 or float32")
     if dtype.kind not in "iuf":
-        kind = "complex numbers" if dtype.kind == "c" else "colours"
-        raise file_error(path, f"its voxels are {kind}, not numbers in grey", "save it in grey values")
+        if dtype.kind == "c":
+            raise file_error(path, "its voxels are complex numbers, not grey values", "save their magnitude")
+        raise file_error(path, "its voxels are colours, not grey values", "save it in grey values")
     if bits != 8 * dtype.itemsize:
         wrong = f"its header is damaged: it says that a voxel of type {dtype.name} takes {bits} bits"
         raise file_error(path, wrong, "copy or convert it again")

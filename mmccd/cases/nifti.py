@@ -60,7 +60,7 @@ def open_bytes(path: PathLikeStr) -> Iterator[tuple[BufferedIOBase, int]]:
         raise file_error(path, "permission is denied", "allow reading it") from error
     except MemoryError as error:
         raise file_error(path, "it does not fit into memory", "crop or resample it, or close other programs") from error
-    except (OSError, EOFError, zlib.error, isal_zlib.error) as error:
+    except (OSError, EOFError, OverflowError, zlib.error, isal_zlib.error) as error:
         if isinstance(error, OSError) and error.errno:
             wrong = f"reading it failed ({error.strerror})"
             raise file_error(path, wrong, "check the disk or the network, and try again") from error
