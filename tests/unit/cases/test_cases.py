@@ -482,7 +482,7 @@ def test_errors_that_come_with_the_data(tmp_path, monkeypatch, error, words, lat
 
     path = put(tmp_path / "a.nii.gz", head())
     raw = gzip.decompress(path.read_bytes())
-    monkeypatch.setattr("mmccd.cases.nifti.igzip.open", lambda *args: Failing(raw))
+    monkeypatch.setattr("mmccd.cases.nifti.igzip.IGzipFile", lambda **kw: Failing(raw))
     assert words in sentence(read_volume, path)
 
 
