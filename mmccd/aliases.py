@@ -73,9 +73,7 @@ MOVED: dict[str, dict[str, str]] = {
     "detect": {
         "cases.grid": "protocol_slices volume_ml voxel_size",
         "detection.calibration": "recalibrate stored_post=stored_postprocessing threshold_note",
-        "detection.detect": (
-            "attempt check_place describe_run detect_case detect_many earlier_cases is_complete write_run"
-        ),
+        "detection.detect": ("check_place describe_run detect_case detect_many"),
         "detection.evaluation": (
             "ALARMS case_shapes evaluate false_alarm pair_cases read_result result_ids score_found=summarise_scores"
         ),

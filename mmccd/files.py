@@ -11,9 +11,10 @@ import tempfile
 import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
+from io import BufferedWriter
 from os import PathLike
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from mmccd.errors import display_name
 
@@ -36,7 +37,7 @@ def hash_file(path: PathLikeStr) -> str:
 
 
 @contextmanager
-def replacing(path: PathLikeStr, durably: bool = False) -> Iterator[BinaryIO]:
+def replacing(path: PathLikeStr, durably: bool = False) -> Iterator[BufferedWriter]:
     """Give a file to write into, which takes the place of `path` at the end: `path` is whole, or was never touched.
 
     It lies beside `path` under a name of its own, ends in .part, follows no link, and is gone after an error.
@@ -241,7 +242,7 @@ def _open_no_link(path: str, flags: int) -> int:
     return os.open(path, flags | NO_LINK, 0o666)
 
 
-def _new_part(folder: Path) -> BinaryIO:
+def _new_part(folder: Path) -> BufferedWriter:
     """Return a new file in `folder`, locked as long as it is open, so that `remove_leftovers` leaves it alone."""
     while True:
         path = folder / f"{PREFIX}{secrets.token_hex(4)}{SUFFIX}"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
-from mmccd.cli.app import command, interrupted_as
+from mmccd.cli.app import command, command_line, interrupted_as
 from mmccd.cli.options import Device, Input, Options, Seed, put_json
 from mmccd.registry import packaged_methods, packaged_name
 from mmccd.runtime import counted, pick_device, say
@@ -41,14 +41,18 @@ class DetectOptions(Options):
     device: Device = "auto"
     seed: Seed = 0
     skip_existing: Annotated[
-        bool, typer.Option("--skip-existing", help="Leave complete results of the same detector alone.")
+        bool,
+        typer.Option(
+            "--skip-existing",
+            help="Leave complete results alone that were made of the same files by the same detector.",
+        ),
     ] = False
     overwrite: Annotated[
         bool,
         typer.Option(
             "--overwrite",
             help="Replace the results of another detector, threshold, input, seed or post-processing that are in DIR, "
-            "all of them.",
+            "all of them, and those of another scan that has the name of a CASE.",
         ),
     ] = False
     median: Annotated[
@@ -162,6 +166,7 @@ def detect(options: DetectOptions) -> int:
             overwrite=options.overwrite,
             progress=True,
             post=post,
+            command=command_line(options),
         )
     put_json(result, options.json)
     wanted = {id for id, _ in find_cases(options.cases)}  # the folder may hold others from an earlier run

@@ -40,6 +40,8 @@ def evaluate(options: EvaluateOptions) -> int:
     put_json(result, options.json)
     if options.json != "-" and (result["scores"] or result["healthy"]):
         print(score_text(result))
+    for note in result["notes"]:
+        say(note)
     for e in result["errors"]:
         say(e["error"])
     return 2 if result["errors"] else 0

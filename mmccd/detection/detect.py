@@ -1,9 +1,8 @@
 """Detection in one case and in many: what cannot be read is noted, what was done is recorded, detectors never mix."""
 
-import json
 import os
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,15 +10,14 @@ from typing import Any
 from mmccd.cases.case import Case
 from mmccd.cases.grid import voxel_size
 from mmccd.cases.names import choose_files, find_cases
-from mmccd.detection.calibration import UNPROCESSED, stored_postprocessing
+from mmccd.detection.calibration import UNPROCESSED
 from mmccd.detection.maps import anomaly_volume
-from mmccd.detection.report import Detection, result_files
+from mmccd.detection.records import CaseEntry, OtherResultsError, ResultFolder, ResultInTheWayError, read_sources
+from mmccd.detection.report import Detection
 from mmccd.detector import Detector, describe, fingerprint
-from mmccd.errors import display_name, format_error
-from mmccd.files import output_folder, read_json, write_atomic, writing
+from mmccd.errors import file_error, format_error
+from mmccd.files import output_folder, remove_leftovers
 from mmccd.postprocess import PostProcess, lower_dropped
-
-Record = dict[str, Any]  # of a case in detect.json: id, status ("done", "skipped" or "failed"), seconds and more
 
 
 def detect_case(
@@ -86,85 +84,60 @@ def describe_run(
     }
 
 
-def earlier_cases(
-    out: str | Path, run: Mapping[str, Any], overwrite: bool = False
-) -> tuple[dict[str, Record], list[str]]:
-    """Return what may stay of an earlier run in `out`, and what this one replaces.
-
-    Args:
-        out: folder of results.
-        run: from `describe_run`.
-        overwrite: may results of another detector, input, seed or post-processing be replaced?
-
-    Returns:
-        Records by id of the cases that the same detector has done, and the ids of those that another one has.
-
-    Raises:
-        ValueError: if there are results of another detector, and `overwrite` is not given.
-    """
-    before: dict[str, Any] = {"post": asdict(UNPROCESSED)} | read_json(
-        Path(out) / "detect.json"
-    )  # older files had no post-processing
-    records = {c["id"]: c for c in before.get("cases", []) if c["status"] != "failed"}
-    before_h, h = ((r.get("calibration") or {}).get("threshold") for r in (before, run))
-    if before_h == h and all(before.get(k) == run[k] for k in ("fingerprint", "input", "seed", "post")):
-        return records, []
-    if records and not overwrite:
-        post = stored_postprocessing(before)
-        made = f"{before.get('weights') or before.get('detector')} on {before.get('input')}, seed {before.get('seed')}"
-        made += f", after {post}" if post else ""
-        raise ValueError(
-            f"{display_name(out)} already holds results of another detector, threshold, input, seed or post-processing "
-            f"({made}), such as {min(records)}; choose another folder, or give --overwrite."
-        )
-    return {}, sorted(records)
-
-
 def attempt(
     id: str,
     path: str | Path,
     detector: Detector,
-    out: Path,
+    results: ResultFolder,
     *,
-    input: str,
     known: bool = True,
-    seed: int = 0,
     post: PostProcess = UNPROCESSED,
     batch_size: int = 16,
+    skip: bool = False,
     stop: bool = False,
-) -> Record:
-    """Detect in one case, write the results and return its record; an error is noted in the record.
+) -> CaseEntry:
+    """Detect in one case, write the results and return its entry; an error is noted in the entry.
 
     Args:
         id: name of the case.
         path: its folder or file.
         detector: calibrated.
-        out: folder for the results, which exists.
-        input: modality.
+        results: folder for the results.
         known: did the caller say that a single file is this modality? If not, its name must.
-        seed: of the randomness.
         post: what to do to the map.
         batch_size: slices at a time.
+        skip: keep a result that is complete and was made of the same files in the same way.
         stop: raise the error instead.
+
+    Raises:
+        OtherResultsError: if another run has begun to write into the folder.
     """
     start = time.perf_counter()
+    input, seed = results.run["input"], results.run["seed"]
     try:
         if not known and Path(path).is_file():
             choose_files(path)  # refuses a name without modality
+        sources = read_sources(path, input)
+        kept, notes = results.check(id, sources, skip)
+        if kept:
+            return {**results.state.records[id]["case"], "status": "skipped"}
         case = Case.load(path, [input])
         found = detect_case(case, detector, input, seed, batch_size, post)
-        record = {
-            "status": "done",
-            "files": found.save(out),
-            "threshold": found.threshold,
-            "volume_ml": round(found.volume_ml, 3),
-        }
-        record |= {"notes": case.notes} if case.notes else {}
+        if read_sources(path, input) != sources:
+            raise file_error(path, "it changed while it was read", "run again")
+        about = {"threshold": found.threshold, "volume_ml": round(found.volume_ml, 3)}
+        about |= {"notes": notes + case.notes} if notes or case.notes else {}
+        return results.publish(found, sources, about | {"seconds": round(time.perf_counter() - start, 2)})
+    except OtherResultsError:
+        raise
     except Exception as error:
         if stop:
             raise
-        record = {"status": "failed", "error": format_error(error)}
-    return {"id": id, **record, "seconds": round(time.perf_counter() - start, 2)}
+        seconds = round(time.perf_counter() - start, 2)
+        entry: Any = {"id": id, "status": "failed", "error": format_error(error), "seconds": seconds}
+        if not isinstance(error, ResultInTheWayError):  # which leaves what is there as it is
+            results.fail(id, entry)
+        return entry
 
 
 def check_place(cases: Sequence[tuple[str, str | Path]], out: str | Path) -> None:
@@ -186,36 +159,6 @@ def check_place(cases: Sequence[tuple[str, str | Path]], out: str | Path) -> Non
             )
 
 
-def is_complete(record: Record, out: Path) -> bool:
-    """Return whether the case of a record, which may be empty, was finished and its files are still in `out`."""
-    return bool(record.get("files")) and all((out / f).is_file() for f in record["files"].values())
-
-
-def write_run(out: Path, result: Mapping[str, Any], replaced: Collection[str] = ()) -> None:
-    """Write `detect.json`, and then remove the results of another detector that this run replaces.
-
-    Nothing is written, and nothing removed, before a case has succeeded; except where the same detector wrote a
-    `detect.json` before, in which a case that fails now is no longer done.
-
-    Args:
-        out: folder of the results.
-        result: what `detect.json` shall hold.
-        replaced: ids of the results of another detector.
-    """
-    done = {c["id"] for c in result["cases"] if c["status"] != "failed"}
-    if not done and (replaced or not (out / "detect.json").exists()):
-        return
-    with writing(out):
-        write_atomic(out / "detect.json", (json.dumps(result, indent=1) + "\n").encode())
-    for id in set(replaced) - done:
-        if Path(id).name != id:
-            continue  # a damaged file must not lead elsewhere
-        for name in result_files(id).values():
-            (out / id / name).unlink(missing_ok=True)
-        if (out / id).is_dir() and not any((out / id).iterdir()):
-            (out / id).rmdir()
-
-
 def detect_many(
     paths: str | Path | Sequence[str | Path],
     detector: Detector,
@@ -229,11 +172,13 @@ def detect_many(
     post: PostProcess = UNPROCESSED,
     batch_size: int = 16,
     stop: bool = False,
+    command: str = "",
 ) -> dict[str, Any]:
-    """Detect in every case, write the results and return what `detect.json` holds.
+    """Detect in every case, write the results and return what `detect.json` holds, and which cases were skipped.
 
-    A case that cannot be read is noted and does not stop the others. `detect.json` is written anew, whole, after every
-    case, so an interruption costs only the case it hit.
+    A case that cannot be read is noted and does not stop the others. A case's folder takes its place as one, with a
+    record of what it was made from, so an interruption costs only the case it hit, and several processes may write
+    into one folder, if they do the same to different cases.
 
     Args:
         paths: case folders, folders of cases, or NIfTI files.
@@ -242,32 +187,33 @@ def detect_many(
         input: modality; None is the one the detector is made for.
         weights: the name that the detector was loaded by, for the record.
         seed: of the randomness, for detectors that draw.
-        skip_existing: leave cases alone that are complete and were made with the same detector.
-        overwrite: replace all results of another detector that are in `out`.
+        skip_existing: leave cases alone that are complete and were made of the same files with the same detector.
+        overwrite: replace all results of another detector that are in `out`, and those of another scan that has the
+            name of a case.
         progress: show a bar, if on a terminal.
         post: what to do to the maps, and to what the threshold makes of them.
         batch_size: slices at a time, a matter of memory only.
         stop: raise the first error of a case instead of noting it.
+        command: the command line, for the record.
 
     Raises:
         ValueError: if the detector has no threshold, two cases have one name, or `out` cannot be written, lies among
-            the scans, or holds results of another detector.
+            the scans, or holds or meanwhile gets results of another detector.
     """
     from tqdm import tqdm
 
     _ = detector.threshold  # refuses here if there is none: that is no fault of a case
     check_place(cases := find_cases(paths), out)
     run = describe_run(detector, input or detector.config.input, weights, seed, post)
-    records, replaced = earlier_cases(out, run, overwrite)
-    options: dict[str, Any] = {"input": run["input"], "known": input is not None, "seed": seed, "post": post}
-    options |= {"batch_size": batch_size, "stop": stop}
-    result = run | {"cases": []}
+    options: dict[str, Any] = {"known": input is not None, "post": post, "batch_size": batch_size, "stop": stop}
     with output_folder(out) as out:
-        for id, path in tqdm(cases, desc="detect", unit="case", disable=None if progress else True):
-            if skip_existing and is_complete(records.get(id, {}), out):
-                records[id]["status"] = "skipped"
-            else:
-                records[id] = attempt(id, path, detector, out, **options)
-            result = run | {"cases": [records[i] for i in sorted(records)]}
-            write_run(out, result, replaced)
-    return result
+        remove_leftovers(out)
+        results = ResultFolder(out, run, overwrite, command)
+        mine = [
+            attempt(id, path, detector, results, skip=skip_existing, **options)
+            for id, path in tqdm(cases, desc="detect", unit="case", disable=None if progress else True)
+        ]
+        if any(c["status"] == "skipped" for c in mine):
+            results.update()  # it may be missing, or of a run that was killed
+        entries = {c["id"]: c for c in [*results.cases(), *mine]}
+    return run | {"cases": [entries[id] for id in sorted(entries)]}

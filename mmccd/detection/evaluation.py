@@ -1,6 +1,6 @@
 """Scores of a folder of results against the truth: in pixels, in millimetres and in lesions."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -14,8 +14,9 @@ from mmccd.cases.grid import check_same_grid, protocol_slices, volume_ml, voxel_
 from mmccd.cases.names import find_cases
 from mmccd.cases.nifti import read_volume
 from mmccd.detection.calibration import stored_postprocessing
+from mmccd.detection.provenance import check_origin, find_run, note_lines, odd_things, scored_ids
+from mmccd.detection.records import State, read_state
 from mmccd.errors import file_error, format_error
-from mmccd.files import read_json
 
 ALARMS = ("fpr", "volume_ml", "cm2_a_slice", "false_a_slice")  # amounts of false alarm, see `false_alarm`
 
@@ -147,12 +148,12 @@ def false_alarm(id: str, anomaly: np.ndarray, case: Case, threshold: float | Non
     }
 
 
-def result_ids(out: str | Path, run: Mapping[str, Any], only: str = "*") -> list[str]:
-    """Return the names of the cases to score: those that `detect.json` calls done, without it all that have a map.
+def result_ids(out: str | Path, state: State, only: str = "*") -> list[str]:
+    """Return the names of the cases to score.
 
     Args:
         out: folder of results.
-        run: what its `detect.json` holds; empty where there is none.
+        state: what it holds.
         only: pattern of the names that are wanted.
 
     Raises:
@@ -160,10 +161,7 @@ def result_ids(out: str | Path, run: Mapping[str, Any], only: str = "*") -> list
     """
     if not Path(out).is_dir():
         raise ValueError(f"Cannot read {out}: there is no such folder; check the path.")
-    maps = sorted(
-        p.parent.name for p in Path(out).glob("*/*_anomaly.nii.gz") if p.name == f"{p.parent.name}_anomaly.nii.gz"
-    )
-    ids = [c["id"] for c in run["cases"] if c["status"] != "failed"] if "cases" in run else maps
+    ids = scored_ids(Path(out), state)
     if not ids:
         raise ValueError(f"Cannot score {out}: it holds no anomaly maps; run detect first.")
     wanted = [id for id in ids if fnmatchcase(id, only)]
@@ -176,20 +174,20 @@ def result_ids(out: str | Path, run: Mapping[str, Any], only: str = "*") -> list
 
 
 def pair_cases(
-    out: str | Path, truth: str | Path | Sequence[str | Path], run: Mapping[str, Any], only: str = "*"
+    out: str | Path, truth: str | Path | Sequence[str | Path], state: State, only: str = "*"
 ) -> tuple[list[str], dict[str, Path]]:
     """Return the names of the cases to score, and the paths of the truth by name.
 
     Args:
         out: folder of results.
         truth: case folders, or a folder of them.
-        run: what `detect.json` holds.
+        state: what the folder of results holds.
         only: pattern of the names that are wanted, in the results and in the truth.
 
     Raises:
         ValueError: if no case is in both, or a folder does not exist.
     """
-    ids = result_ids(out, run, only)
+    ids = result_ids(out, state, only)
     for path in [truth] if isinstance(truth, (str, Path)) else truth:
         if not Path(path).exists():
             raise file_error(path, "there is no such folder", "check the path of the truth")
@@ -243,8 +241,9 @@ def evaluate(
 ) -> dict[str, Any]:
     """Return the scores of a folder of results, ready for JSON.
 
-    The files are scored, so the maps of another tool are welcome too, at `OUT/ID/ID_anomaly.nii.gz`. A case that cannot
-    be scored is named with the reason, and the others are scored.
+    The files are scored, whoever wrote them and when, so the maps of another tool are welcome too, at
+    `OUT/ID/ID_anomaly.nii.gz`. Each is compared with the record of what it was made from. A case that cannot be scored
+    is named with the reason, and the others are scored.
 
     Args:
         out: folder of results, as `detect_many` leaves it.
@@ -256,26 +255,31 @@ def evaluate(
 
     Returns:
         What made the maps (`mmccd`, `detector`, `input`, `post`, `calibration`), `protocol`, `only`, what
-        `summarise_scores` gives, `errors` (`id` and `error` each) and `without_map`: cases of the truth in no mean.
+        `summarise_scores` gives, `errors` (`id` and `error` each), `notes` (sentences about maps that were scored but
+        may not be what they seem) and `without_map`: cases of the truth in no mean.
 
     Raises:
         ValueError: if the protocol is unknown, or there is nothing to score.
     """
     if protocol not in ("slice", "volume"):
         raise ValueError(f"unknown protocol {protocol!r}: choose slice or volume")
-    run = read_json(Path(out) / "detect.json")
-    ids, truths = pair_cases(out, truth, run, only)
+    state = read_state(Path(out))
+    ids, truths = pair_cases(out, truth, state, only)
+    run = find_run(Path(out), state)
     threshold = (run.get("calibration") or {}).get("threshold")
     lesions: list[LesionScore] = []
     healthy: list[dict[str, Any]] = []
     errors: list[dict[str, str]] = []
+    odd: dict[str, list[str]] = {}
     for id in ids:
         try:
+            check_origin(id, state, run)
             anomaly, case = read_result(id, out, truths.get(id), run.get("input"))
             if lesion_of(case).any():
                 lesions.append(score_lesion(id, anomaly, case, protocol, threshold))
             else:
                 healthy.append(false_alarm(id, anomaly, case, threshold))
+            odd[id] = odd_things(id, Path(out), state, truths[id], run.get("input"))
         except (ValueError, OSError) as error:
             if stop:
                 raise
@@ -290,5 +294,6 @@ def evaluate(
         "only": only,
         **summarise_scores(lesions, healthy, threshold, protocol),
         "errors": errors,
+        "notes": note_lines(odd, state),
         "without_map": sorted(set(truths) - set(ids)),
     }

@@ -1,7 +1,5 @@
 """What a detector found in one case: a picture that explains it, and files on the grid of the scan."""
 
-import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +8,7 @@ import numpy as np
 
 from mmccd.cases.case import Case
 from mmccd.cases.grid import volume_ml
-from mmccd.files import writing
+from mmccd.files import swap_in, working_folder, writing
 from mmccd.postprocess import PostProcess
 from mmccd.slices import to_slices
 
@@ -44,6 +42,11 @@ def result_files(id: str) -> dict[str, str]:
         "segmentation": f"{id}_segmentation.nii.gz",
         "report": f"{id}_report.png",
     }
+
+
+def record_name(id: str) -> str:
+    """Return the name of the record in a case's folder of results; see `mmccd.detection.records`."""
+    return f"{id}_detect.json"
 
 
 @dataclass(eq=False)
@@ -81,22 +84,27 @@ class Detection:
         """Write map, segmentation and report, all of them or none, and return their paths relative to `out`.
 
         Args:
-            out: folder that exists; a folder named after the case is made in it.
+            out: folder that exists; a folder named after the case is made in it, or takes the place of that which is
+                there. Other files in it are kept, but a record of other maps is not.
 
         Raises:
             ValueError: if `out` cannot be written, or is full.
         """
+        id, names = self.case.id, result_files(self.case.id)
+        with writing(out), working_folder(out) as part:
+            (part / "new" / id).mkdir(parents=True)
+            self.write(part / "new" / id)
+            swap_in(part / "new" / id, Path(out) / id, part, {*names.values(), record_name(id)})
+        return {k: f"{id}/{name}" for k, name in names.items()}
+
+    def write(self, folder: Path) -> None:
+        """Write map, segmentation and report into a folder that exists."""
         from mmccd.viz import save_png
 
-        id, folder, names = self.case.id, Path(out) / self.case.id, result_files(self.case.id)
-        with writing(out), tempfile.TemporaryDirectory(prefix=".part-", dir=out) as beside:
-            self.case.save(self.anomaly, Path(beside) / names["anomaly"])
-            self.case.save(self.segmentation, Path(beside) / names["segmentation"])
-            save_png(self.report(), Path(beside) / names["report"], dpi=100)
-            folder.mkdir(exist_ok=True)
-            for name in names.values():
-                os.replace(Path(beside) / name, folder / name)
-        return {k: f"{id}/{name}" for k, name in names.items()}
+        names = result_files(self.case.id)
+        self.case.save(self.anomaly, folder / names["anomaly"])
+        self.case.save(self.segmentation, folder / names["segmentation"])
+        save_png(self.report(), folder / names["report"], dpi=100)
 
 
 def report_slices(found: Detection, n: int) -> list[int]:

@@ -12,6 +12,7 @@ from mmccd.detection.detect import detect_many
 from mmccd.detection.evaluation import evaluate
 from mmccd.detection.score_text import score_text
 from mmccd.detector import fingerprint
+from mmccd.files import hash_file
 from mmccd.postprocess import PostProcess
 
 pytestmark = pytest.mark.usefixtures("quick_reports")
@@ -32,17 +33,22 @@ def test_many(cases, tmp_path):
     assert {c["status"] for c in result["cases"]} == {"done"}
     for c in result["cases"]:
         assert set(c) == {"id", "status", "files", "threshold", "volume_ml", "seconds"}
+        record = json.loads((tmp_path / "out" / c["id"] / f"{c['id']}_detect.json").read_text())
+        assert record["case"] == c
+        assert {k: record[k] for k in result if k != "cases"} == {k: v for k, v in result.items() if k != "cases"}
+        files = {k: cases / c["id"] / f"{c['id']}_{k}.nii.gz" for k in ("flair", "seg")}
+        assert record["inputs"] == {k: {"path": str(p), "sha256": hash_file(p)} for k, p in files.items()}
+        assert record["sha256"] == {k: hash_file(tmp_path / "out" / f) for k, f in c["files"].items()}
         assert all((tmp_path / "out" / f).is_file() and f.startswith(c["id"]) for f in c["files"].values())
     names = sorted(p.name for p in (tmp_path / "out").rglob("*") if p.is_file())
-    assert len(names) == 10
+    assert len(names) == 13
     assert not any(n.startswith(".") for n in names)
 
 
 def test_same_seed_same_bytes(cases, tmp_path):
     for name in "ab":
         detect_many(cases, ready(Noisy(), 1.0), tmp_path / name, "flair", seed=5)
-    a, b = tree(tmp_path / "a"), tree(tmp_path / "b")
-    del a["detect.json"], b["detect.json"]  # holds the seconds it took
+    a, b = ({n: x for n, x in tree(tmp_path / d).items() if not n.endswith(".json")} for d in "ab")  # without seconds
     assert a == b
 
 
@@ -95,6 +101,7 @@ def test_overwrite_replaces_everything_of_the_other_detector(cases, tmp_path):
         "c0",
         "c1",
         "c1_anomaly.nii.gz",
+        "c1_detect.json",
         "c1_report.png",
         "c1_segmentation.nii.gz",
         "detect.json",
@@ -167,7 +174,8 @@ def test_results_do_not_go_among_the_scans(cases, tmp_path, monkeypatch, case, o
 
 
 @pytest.mark.parametrize(
-    "what", ["nibabel.Nifti1Image.to_stream", "mmccd.viz.save_png", "tempfile.mkdtemp", "mmccd.detection.detect.write_atomic"]
+    "what",
+    ["nibabel.Nifti1Image.to_stream", "mmccd.viz.save_png", "tempfile.mkdtemp", "mmccd.detection.records.write_atomic"],
 )
 def test_full_disk_names_the_folder_of_the_user(cases, tmp_path, monkeypatch, what):
     def full(*args, **kw):
