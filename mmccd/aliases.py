@@ -61,8 +61,9 @@ MOVED: dict[str, dict[str, str]] = {
         "cases.brain": "box_of brain_mask fill_slices least_signal",
         "cases.case": "Case read_case",
         "cases.grid": "GEOMETRY Grid check_same_grid",
+        "cases.filenames": "NAMES NIFTI OTHER=OTHER_IMAGES",
         "cases.names": (
-            "NAMES NIFTI OTHER RESULT case_files case_id choose_files common_name expand_cases find_cases "
+            "RESULT case_files case_id choose_files common_name expand_cases find_cases "
             "nifti_files no_images=no_images_error one_modality split_ending split_name "
             "two_claims=ambiguous_modality_error"
         ),

@@ -12,7 +12,7 @@ import torch
 
 from mmccd.cases.brain import brain_mask
 from mmccd.cases.grid import Grid, check_same_grid
-from mmccd.cases.names import case_id, choose_files
+from mmccd.cases.names import case_id, find_files
 from mmccd.cases.nifti import read_labels, read_volume, write_nifti
 from mmccd.errors import file_error
 from mmccd.intensity import DEFAULT, normalise
@@ -109,12 +109,15 @@ class Case:
 
         Args:
             path: the folder, or the file.
-            modalities: which to read; None takes all.
+            modalities: which to read; None takes all that are clear.
 
         Raises:
             ValueError: if something about the files is wrong, in one sentence.
         """
-        return cls.from_files(*choose_files(path, modalities), id=case_id(path))
+        files = find_files(path, modalities)
+        case = cls.from_files(files.images, files.seg, id=case_id(path))
+        case.notes[:0] = files.notes
+        return case
 
     from_folder = load
 

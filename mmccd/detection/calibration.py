@@ -10,6 +10,7 @@ import torch
 
 from mmccd.cases.case import Case
 from mmccd.cases.grid import voxel_size
+from mmccd.cases.health import check_no_lesion
 from mmccd.cases.names import choose_files, find_cases
 from mmccd.detection.maps import anomaly_volume
 from mmccd.detector import Detector, healthy_threshold
@@ -55,6 +56,7 @@ def healthy_values(path: str | Path, detector: Detector, input: str, post: PostP
     case = Case.load(path, [input])
     if case.lesion is not None and case.lesion.any():
         raise ValueError(f"Cannot calibrate on {case.id}: it has a lesion; give healthy cases only.")
+    check_no_lesion(case, path)
     anomaly = anomaly_volume(case, detector, input, seed)
     return post.map(anomaly, case.brain, voxel_size(case.affine))[case.brain]
 

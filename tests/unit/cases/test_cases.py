@@ -20,7 +20,7 @@ from mmccd.anatomy import MODALITIES
 from mmccd.cases.brain import brain_mask
 from mmccd.cases.case import Case
 from mmccd.cases.grid import GEOMETRY, Grid, voxel_size
-from mmccd.cases.names import case_files, case_id, find_cases, split_name
+from mmccd.cases.names import case_files, case_id, find_cases, find_files, split_name
 from mmccd.cases.nifti import read_labels, read_volume, write_nifti
 from mmccd.cases.phantoms import write_phantom
 from mmccd.intensity import DEFAULT, METHODS, normalise
@@ -247,16 +247,19 @@ def test_two_claims_on_one_modality_name_both(tmp_path):
     assert "t1ce" in text
 
 
-def test_an_ending_goes_before_a_mention(tmp_path):
-    for name in ("a_flair.nii", "a_flair_brain.nii", "a_t1_brain.nii", "a_t1_mask.nii", "a_t2_bet.nii", "a_t2_n4.nii"):
+def test_a_stripped_copy_goes_first_and_then_an_ending(tmp_path):
+    for name in ("a_flair.nii", "a_flair_n4.nii", "a_t1_brain.nii", "a_t1_mask.nii", "a_t2_bet.nii", "a_t2_brain.nii"):
         (tmp_path / name).touch()
-    assert "a_t2_bet.nii and a_t2_n4.nii both claim to be t2; keep one of them" in sentence(case_files, tmp_path)
-    (tmp_path / "a_t2_n4.nii").unlink()
+    assert "a_t2_bet.nii and a_t2_brain.nii both claim to be t2; keep one of them" in sentence(case_files, tmp_path)
+    (tmp_path / "a_t2_brain.nii").rename(tmp_path / "a_t2.nii")
     assert {m: p.name for m, p in case_files(tmp_path).items()} == {
         "flair": "a_flair.nii",
         "t1": "a_t1_brain.nii",
         "t2": "a_t2_bet.nii",
     }
+    files = find_files(tmp_path, ["flair", "t2"])
+    assert [p.name for p in files.images.values()] == ["a_flair.nii", "a_t2_bet.nii"]
+    assert files.notes == ["a_t2_bet.nii is read, not a_t2.nii: it is the one without skull"]
 
 
 @pytest.mark.parametrize("end", ["_flair.nii.gz", "_t1_brain.nii.gz"])
@@ -269,7 +272,10 @@ def test_several_patients_in_one_folder(tmp_path, end):
     assert "several patients" in text
     assert "keep one" not in text
     (tmp_path / f"b{end}").unlink()
-    assert "keep one of them" in sentence(Case.load, tmp_path)
+    files = find_files(tmp_path)
+    assert files.seg is None
+    assert files.notes == ["no segmentation is read, since several files claim to be it (a_seg.nii.gz, b_seg.nii.gz)"]
+    assert "keep one of them" in sentence(case_files, tmp_path)
 
 
 def test_bids(tmp_path):
