@@ -18,7 +18,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from evidence import Job, circumstances
 
 from mmccd.files import round_floats, to_json, write_atomic
 from mmccd.runtime import pick_device
+from mmccd.schemas import checked
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPES, RESULTS = ROOT / "experiments" / "recipes", ROOT / "data" / "results"
@@ -76,14 +77,14 @@ def load_recipe(name: str) -> Recipe:
     """The recipe of that name.
 
     Raises:
-        ValueError: There is none, or it holds a key that a recipe does not have.
+        ValueError: There is none, or a key in it is unknown or has a wrong value.
     """
     if name not in recipe_names():
         raise ValueError(f"there is no recipe {name!r}: choose {', '.join(recipe_names())}")
-    found = yaml.safe_load((RECIPES / f"{name}.yaml").read_text())
-    if unknown := sorted(set(found) - {f.name for f in fields(Recipe)}):
-        raise ValueError(f"{name}.yaml has the key {unknown[0]!r}, which a recipe does not have")
-    recipe = Recipe(name, **found)
+    file = RECIPES / f"{name}.yaml"
+    found = yaml.safe_load(file.read_text())
+    found = found | {"name": name} if isinstance(found, dict) else found
+    recipe = checked(found, Recipe, file, "correct that key")
     if bool(recipe.probe) == bool(recipe.command):
         raise ValueError(f"{name}.yaml must name either a probe or a command")
     return recipe

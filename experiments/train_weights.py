@@ -38,6 +38,7 @@ from mmccd.detector import Detector, Threshold, calibrate, fingerprint, healthy_
 from mmccd.files import write_atomic
 from mmccd.masked_diffusion import with_config
 from mmccd.runtime import duration
+from mmccd.schemas import checked
 from mmccd.slices import SLICE_RANGE
 from mmccd.tables import markdown_table
 from mmccd.unet import count_parameters
@@ -72,10 +73,20 @@ class Settings:
     sampler: str = ""
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What weights.yaml holds."""
+
+    stores: dict[str, str]
+    limits: str
+    methods: dict[str, Settings]
+
+
 def load_settings() -> tuple[dict[str, Settings], dict[str, str], str]:
     """The settings by method, the options of both stores, and the limits that all cards name."""
-    found = yaml.safe_load((ROOT / "experiments" / "weights.yaml").read_text())
-    return {k: Settings(**v) for k, v in found["methods"].items()}, found["stores"], found["limits"]
+    file = ROOT / "experiments" / "weights.yaml"
+    found = checked(yaml.safe_load(file.read_text()), Plan, file, "correct that key")
+    return found.methods, found.stores, found.limits
 
 
 # training

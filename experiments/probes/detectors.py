@@ -22,6 +22,7 @@ from evidence import (
 from probes import derived, lesion, taken, translation
 
 from mmccd.files import round_floats
+from mmccd.schemas import checked
 from mmccd.weights.hub import WEIGHTS
 
 
@@ -117,7 +118,7 @@ def check_runs(runs: dict[str, str], subjects: list[str]) -> None:
 
 def run(options: dict[str, Any], job: Job) -> dict[str, Any]:
     """Measure the rows of a recipe and do its further steps."""
-    o = Options(**options)
+    o = checked(options, Options, "the recipe", "correct that option")
     plan = open_evidence(job, **o.evidence)
     runs = {pair: str(job.work / folder) for pair, folder in o.runs.items()}
     check_runs(runs, [s.id for s in load_evaluation_set(plan).subjects])

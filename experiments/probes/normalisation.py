@@ -13,6 +13,7 @@ from mmccd.anatomy import MODALITIES
 from mmccd.intensity import METHODS, bend, landmarks, learn_landmarks
 from mmccd.phantom import make_phantom
 from mmccd.scanner import HEALTHY
+from mmccd.schemas import checked
 from mmccd.scoring import dice
 
 TISSUES = [1 + list(HEALTHY).index(t) for t in ("wm", "cortex")]
@@ -100,7 +101,7 @@ def detection(patients: list[dict], mapped: list[tuple]) -> dict[str, float]:
 
 def run(options: dict[str, Any], job: Job) -> dict[str, Any]:
     """Compare all methods on the same patients."""
-    o = Options(**options)
+    o = checked(options, Options, "the recipe", "correct that option")
     slices = span(o.places) if o.places else None
     tasks = [(kind, o.seed, i, o.voxels, slices) for kind, n in o.patients.items() for i in range(n)]
     patients = list(in_parallel(sample, tasks, job.jobs))

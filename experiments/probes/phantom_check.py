@@ -11,6 +11,7 @@ from evidence import Job, in_parallel, span
 from mmccd.detector import SIGNS
 from mmccd.intensity import normalise
 from mmccd.phantom import make_phantom
+from mmccd.schemas import checked
 from mmccd.scoring import auroc, average_precision, slice_protocol
 
 
@@ -45,7 +46,7 @@ def mean_sd(values: list[float]) -> dict[str, float]:
 
 def run(options: dict[str, Any], job: Job) -> dict[str, Any]:
     """Measure all subjects; says which mean lies outside its tolerance."""
-    o = Options(**options)
+    o = checked(options, Options, "the recipe", "correct that option")
     rows = list(in_parallel(measure, [(o.seed, i, list(o.real), span(o.places)) for i in range(o.n)], job.jobs))
     modalities = {
         m: {k: mean_sd([r[m][k] for r in rows]) for k in ("ap", "auroc")}

@@ -16,6 +16,7 @@ from mmccd.files import round_floats
 from mmccd.masking import published_masks
 from mmccd.protocols import CLEAN, PAPER, Quirks, paper_scores, resize_for_scoring
 from mmccd.runtime import single_thread
+from mmccd.schemas import checked
 from mmccd.summary import paired_bootstrap
 
 QUIRKS = tuple(f.name for f in fields(Quirks) if f.name != "few_strips")  # that one acts on predictions, not on maps
@@ -117,7 +118,7 @@ def moves(runs: dict[str, dict]) -> dict[str, Any]:
 
 def run(options: dict[str, Any], job: Job) -> dict[str, Any]:
     """Score all detectors under all protocols."""
-    o = Options(**options)
+    o = checked(options, Options, "the recipe", "correct that option")
     plan = open_evidence(job, **o.evidence)
     slices, detectors = collect(plan), {}
     subjects = [[s.id, s.place, s.lesion_cm2] for s in slices.test]

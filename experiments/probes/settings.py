@@ -17,6 +17,7 @@ from mmccd.cases.store import SliceStore
 from mmccd.detector import fingerprint, load_detector
 from mmccd.masked_diffusion import with_config
 from mmccd.masked_translation import Sampler
+from mmccd.schemas import checked
 from mmccd.summary import summarise
 
 
@@ -169,7 +170,7 @@ def summary(rows: dict, o: Options) -> dict[str, Any]:
 
 def run(options: dict[str, Any], job: Job) -> dict[str, Any]:
     """Measure all settings and choose the default sampler by the rule."""
-    o = Options(**options)
+    o = checked(options, Options, "the recipe", "correct that option")
     phantoms = Phantoms(**o.validation)
     folder, places = job.work / f"phantoms-{phantoms.seed}", tuple(o.places)
     plan = Evidence(folder, test=phantoms, calibrate=phantoms, healthy_slices=5, places=places)

@@ -11,6 +11,7 @@ from mmccd.cases.case import Case
 from mmccd.detection.maps import anomaly_volume
 from mmccd.detector import load_detector
 from mmccd.phantom import make_phantom
+from mmccd.schemas import checked
 from mmccd.scoring import slice_protocol
 from mmccd.summary import everything_positive, score_subjects
 
@@ -41,7 +42,7 @@ def measure(kind: str, seed: int, index: int, inputs: list[str], slices: range) 
 
 def run(options: dict[str, Any], job: Job) -> dict[str, Any]:
     """Score every input on every kind of lesion, with everything positive beside."""
-    o = Options(**options)
+    o = checked(options, Options, "the recipe", "correct that option")
     tasks = [(kind, o.seed, i, o.inputs, span(o.places)) for kind, n in o.subjects.items() for i in range(n)]
     made: dict[str, list] = {}
     for task, found in zip(tasks, in_parallel(measure, tasks, job.jobs)):

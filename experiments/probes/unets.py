@@ -16,6 +16,7 @@ from mmccd.cases.prepare import prepare
 from mmccd.cases.store import SliceDataset, SliceStore
 from mmccd.cases.subjects import split_subjects
 from mmccd.runtime import derive_seed, single_thread
+from mmccd.schemas import checked
 from mmccd.training_loop import TrainConfig, batch_indices, ema_average, masked_mean
 from mmccd.unet import UNet, UNetConfig, count_parameters, preset
 
@@ -80,7 +81,7 @@ def learn(config: UNetConfig, data: SliceDataset, val: SliceDataset, seconds: fl
 
 def run(options: dict[str, Any], job: Job) -> dict[str, Any]:
     """Train every network for the same CPU time on the same slices."""
-    o = Options(**options)
+    o = checked(options, Options, "the recipe", "correct that option")
     phantoms = Phantoms(**o.phantoms)
     place = job.work / f"unets-{phantoms.seed}.zarr"
     prepare(phantoms, place, slices=span(o.places), modalities=MODALITIES, jobs=job.jobs)

@@ -58,8 +58,12 @@ def test_what_a_recipe_names_is_there(name):
 def test_a_recipe_with_a_wrong_key_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(runner, "RECIPES", tmp_path)
     (tmp_path / "a.yaml").write_text("question: q\ncost: c\nmade: m\nprobe: p\noption: {}\n")
-    with pytest.raises(ValueError, match=r"a.yaml has the key 'option'"):
+    with pytest.raises(ValueError, match=r"Cannot read .*a.yaml: the field option is unknown; correct that key"):
         runner.load_recipe("a")
+    for text, words in (("question: [q]", "question: should be a valid string"), ("- a", "should be an object")):
+        (tmp_path / "a.yaml").write_text(text + "\n")
+        with pytest.raises(ValueError, match=rf"Cannot read .*a.yaml: .*{words}"):
+            runner.load_recipe("a")
     (tmp_path / "a.yaml").write_text("question: q\ncost: c\nmade: m\nprobe: p\ncommand: [c]\n")
     with pytest.raises(ValueError, match="either a probe or a command"):
         runner.load_recipe("a")
