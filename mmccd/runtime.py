@@ -34,17 +34,36 @@ def pick_device(name: str) -> str:
     return available[0] if name == "auto" else name
 
 
+STOPPING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+"""Signals that ask a process to stop."""
+
+_received: list[int] = []  # those that asked this one
+
+
+def note_signal(number: int) -> None:
+    """Remember that a signal asked this process to stop; for signal handlers."""
+    _received.append(number)
+
+
+def interrupted_code() -> int:
+    """Return the exit code of a command that was stopped, by custom 128 + the first signal; 130 after Ctrl-C."""
+    return 128 + (_received or [signal.SIGINT])[0]
+
+
 @contextmanager
 def sigterm_as_interrupt() -> Iterator[None]:
     """Let a plain `kill` and the end of the terminal (SIGTERM, SIGHUP) raise KeyboardInterrupt inside, as Ctrl-C does.
 
-    A signal that the process ignores, as under `nohup`, stays ignored.
+    A signal that the process ignores, as under `nohup`, stays ignored. In a thread, where signals cannot be handled,
+    nothing changes.
     """
 
-    def stop(*_: object) -> None:
+    def stop(number: int, _frame: object) -> None:
+        note_signal(number)
         raise KeyboardInterrupt
 
-    signals = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    _received.clear()
+    signals = STOPPING[1:] if threading.current_thread() is threading.main_thread() else ()
     old = {s: signal.signal(s, stop) for s in signals if signal.getsignal(s) != signal.SIG_IGN}
     try:
         yield

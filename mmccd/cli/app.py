@@ -5,14 +5,14 @@ import shlex
 import sys
 import traceback
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Annotated, Any, TypeVar
 
 import typer
 
 from mmccd.cli.options import Options, check_json
 from mmccd.errors import format_error
-from mmccd.runtime import say
+from mmccd.runtime import interrupted_code, say, sigterm_as_interrupt
 
 app = typer.Typer(
     name="mmccd",
@@ -23,7 +23,7 @@ app = typer.Typer(
     epilog="Start with: mmccd demo. With --debug anywhere on the line, errors come with a traceback.",
 )
 
-INTERRUPTED = 130  # exit code after Ctrl-C, by custom 128 + SIGINT
+INTERRUPTED = 130  # what typer makes of Ctrl-C while it reads the words
 
 RENAMED = {"train": {"--back": "--decoder"}}  # by command: options that still work under their old name
 
@@ -149,10 +149,11 @@ def interrupted_as(text: str) -> Iterator[None]:
 
 def stopped(text: str) -> int:
     """Say `text` below the progress bar, if there is one, and return the exit code of an interrupted command."""
-    if sys.stderr.isatty():
-        print(file=sys.stderr)
-    say(text)
-    return INTERRUPTED
+    with suppress(OSError):  # the terminal may be gone
+        if sys.stderr.isatty():
+            print(file=sys.stderr)
+        say(text)
+    return interrupted_code()
 
 
 def sentence(error: Exception) -> str:
@@ -167,12 +168,25 @@ def sentence(error: Exception) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command `mmccd` and return its exit code: 0 all well, 2 something was wrong, 130 interrupted.
+    """Run the command `mmccd` and return its exit code.
 
     Args:
         argv: the words after `mmccd`; None takes those of this process.
+
+    Returns:
+        0 all well, 2 something was wrong; or stopped, with everything put in order: 130 by Ctrl-C, 143 by SIGTERM (a
+        plain `kill`, a time limit), 129 by SIGHUP (the end of the terminal).
     """
-    words, debug = arguments(sys.argv[1:] if argv is None else argv)
+    with sigterm_as_interrupt():
+        try:
+            return run_command(sys.argv[1:] if argv is None else argv)
+        except KeyboardInterrupt:  # before the work, or after it
+            return stopped("stopped")
+
+
+def run_command(argv: Sequence[str]) -> int:
+    """Run the command of a line and return its exit code."""
+    words, debug = arguments(argv)
     try:
         found = parse(words)
         if not isinstance(found, Options):

@@ -9,7 +9,7 @@ import typer
 from mmccd.cli.app import command, command_line, interrupted_as
 from mmccd.cli.options import Device, Options, Seed, parse_list, put_json
 from mmccd.registry import METHODS, table_methods
-from mmccd.runtime import pick_device, sigterm_as_interrupt
+from mmccd.runtime import pick_device
 
 if TYPE_CHECKING:
     from mmccd.benchmark.plan import Plan
@@ -161,7 +161,7 @@ def benchmark(options: BenchmarkOptions) -> None:
         if plan.scans:
             check_scans(plan)
         return print(describe_plan(plan))
-    with interrupted_as("stopped; the same command goes on"), sigterm_as_interrupt():
+    with interrupted_as("stopped; the same command goes on"):
         result = run_benchmark(plan, options.jobs, True, command_line(options, always=["preset", "out"]))
     put_json(result, options.json)
     if options.json != "-":

@@ -9,6 +9,7 @@ from typing import Any
 import lightning.pytorch as L
 
 from mmccd.files import write_atomic
+from mmccd.runtime import STOPPING, note_signal
 from mmccd.training.checkpoint import checkpoint_path, explained_write_errors, remove_older
 from mmccd.training.data import TrainingData
 from mmccd.training.fit import DetectorModule
@@ -64,8 +65,9 @@ class TrainingCallback(L.Callback):
         """Does the rule of `patience` end the run here?"""
         return converged([r["val_loss"] for r in self.rows if "val_loss" in r], config)
 
-    def request_stop(self, *_: object) -> None:
+    def request_stop(self, number: int, _frame: object) -> None:
         """Signal handler: stop after this step, and on a second signal at once."""
+        note_signal(number)
         if self.stop_requested:
             raise KeyboardInterrupt
         self.stop_requested = True
@@ -78,9 +80,9 @@ class TrainingCallback(L.Callback):
             self.write_row(trainer, pl_module, validated=True)
         trainer.should_stop = self.has_converged(pl_module.config)  # killed between its last checkpoint and its end
         with suppress(ValueError):  # only the main thread may set signals
-            for name in (signal.SIGINT, signal.SIGTERM):
-                if signal.getsignal(name) != signal.SIG_IGN:
-                    signal.signal(name, self.request_stop)
+            for number in STOPPING:
+                if signal.getsignal(number) != signal.SIG_IGN:
+                    signal.signal(number, self.request_stop)
 
     def validate(self, module: DetectorModule) -> Row:
         """Validation loss and threshold of the averaged weights; saves a sample picture, and the weights so far."""

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from mmccd.detector import Detector
-from mmccd.runtime import derive_seed, kept_random_state
+from mmccd.runtime import STOPPING, derive_seed, kept_random_state
 from mmccd.training.checkpoint import ChecksummedCheckpointIO
 from mmccd.training.data import TrainingData
 from mmccd.training_loop import PRECISIONS, Batches, TrainConfig, ema_average, lr_factor
@@ -105,7 +105,7 @@ def quiet_lightning() -> Generator[None]:
     """Keep Lightning's greetings, advice and warnings out; signals and random state are afterwards as before."""
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels = [logger.level for logger in loggers]
-    handlers = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {s: signal.getsignal(s) for s in STOPPING}
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     try:

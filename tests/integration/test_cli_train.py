@@ -168,7 +168,7 @@ def test_resume_with_a_decoder(run, store, tmp_path, monkeypatch):
         lambda self, step, *a: (step == 1 and os.kill(os.getpid(), signal.SIGTERM), real(self, step, *a)),
     )
     code, _out, err = masked("run")
-    assert code == 130
+    assert code == 128 + signal.SIGTERM
     assert "go on with --resume" in err
     monkeypatch.undo()
     before = tree(tmp_path / "run")
