@@ -160,14 +160,12 @@ MOVED: dict[str, dict[str, str]] = {
     "store": {
         "cases.phantoms": "Phantoms write_case",
         "cases.prepare": (
-            "LARGEST case_arrays check_recipe first_modalities load_source make_recipe plan prepare prepare_one "
-            "run_tasks scaled_slices=normalised_slices source_files store_group unfinished "
-            "workers=count_processes"
+            "LARGEST case_arrays load_source make_recipe plan prepare prepare_one run_tasks "
+            "scaled_slices=normalised_slices store_group workers=count_processes"
         ),
-        "cases.store": (
-            "FORMAT IN_MEMORY Row SliceDataset SliceStore describe_slices is_url open_place "
-            "plain_errors=store_errors read_records read_store undamaged"
-        ),
+        "cases.records": "FORMAT is_url open_place plain_errors=store_errors read_records read_store",
+        "cases.resume": "check_recipe first_modalities source_files unfinished",
+        "cases.store": "IN_MEMORY Row SliceDataset SliceStore describe_slices undamaged",
         "pools": "start_worker",
         "runtime": "one_thread=single_thread",
     },

@@ -138,7 +138,7 @@ def _field(content: bytes, loc: Sequence[str | int], missing: bool) -> str:
     here: Any = json.loads(content)
     words: list[str] = []
     for part in loc:
-        inside = part in here if isinstance(here, dict) else isinstance(here, list) and isinstance(part, int)
+        inside = part in here if isinstance(here, dict) else isinstance(here, list) and part in range(len(here))
         if inside:
             words.append(str(part))
             here = here[part]

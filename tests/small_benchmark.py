@@ -11,6 +11,7 @@ import zarr
 from mmccd.benchmark.networks import entries
 from mmccd.benchmark.plan import FOLDED, RECIPES, Plan, Recipe
 from mmccd.cases.phantoms import Phantoms
+from mmccd.cases.records import sealed, slice_checks
 from mmccd.cases.store import SliceStore
 from mmccd.training_loop import TrainConfig
 
@@ -106,7 +107,7 @@ def raw_arrays(store, id):
 
 
 def spoil(store, channel, change):
-    "Change one channel of all that a store keeps: images by modality, or masks (0 brain, 1 lesion)."
+    "Change one channel of all that a store keeps, checksums too: images by modality, or masks (0 brain, 1 lesion)."
     for id in SliceStore(store).ids:
         if isinstance(channel, int):
             name, k = "masks", channel
@@ -116,3 +117,6 @@ def spoil(store, channel, change):
         values = array[:]
         values[:, k] = change(values[:, k])
         array[:] = values
+        group = zarr.open_group(str(store), path=id)
+        checks = slice_checks(group["images"][:], group["masks"][:])
+        group.attrs.put(sealed("case", {**group.attrs["case"], "checks": checks}))

@@ -1,6 +1,5 @@
 """From cases or phantoms to a store of slices: each case is read once, and an interrupted run goes on."""
 
-import json
 import os
 import re
 import shutil
@@ -17,21 +16,33 @@ import torch
 from mmccd import __version__
 from mmccd.anatomy import MODALITIES, VERSION
 from mmccd.cases.case import Case
-from mmccd.cases.names import choose_files, find_cases
+from mmccd.cases.names import find_cases
 from mmccd.cases.phantoms import Phantoms
-from mmccd.cases.store import FORMAT, Place, is_url, open_place, read_records, read_store, store_errors
+from mmccd.cases.records import (
+    FORMAT,
+    Place,
+    Recipe,
+    is_url,
+    open_place,
+    read_cases,
+    read_store,
+    recipe_checksum,
+    sealed,
+    slice_checks,
+    store_errors,
+)
+from mmccd.cases.resume import Source, Task, check_recipe, first_modalities, lacks, source_files, unfinished
 from mmccd.errors import display_name, format_error
+from mmccd.files import folder_lock, output_folder, remove_leftovers, swap_in, working_folder
 from mmccd.intensity import BACKGROUND, DEFAULT, check_method, normalise
 from mmccd.phantom import make_phantom
 from mmccd.pools import ProcessPool
+from mmccd.progress import track
 from mmccd.runtime import single_thread
 from mmccd.slices import MIN_BRAIN, areas, choose_slices, resize, resize_labels, slice_places, to_slices
 
 LARGEST = 60000.0  # float16 ends at 65504
 
-Recipe = dict[str, Any]  # from `make_recipe`, kept in the store as JSON
-Source = str | PathLike[str] | dict[str, Any]  # path of a case, or {"kind", "index"} of a phantom
-Task = tuple[str, Source]  # a case's id, and where it comes from
 Raw = str | PathLike[str] | Iterable[str | PathLike[str]] | Phantoms
 
 
@@ -135,15 +146,29 @@ def case_arrays(case: Case, recipe: Recipe) -> tuple[np.ndarray, np.ndarray, lis
     return images, masks, [list(row) for row in zip(*columns)]
 
 
+@contextmanager
+def put_in_place(place: Place, id: str) -> Iterator[str]:
+    """Give the path in a store under which a case is to be written, and put it in its place once it is whole.
+
+    In a folder it is written aside, so that a case is there whole or not at all; a URL knows no renaming.
+    """
+    if is_url(place):
+        yield id
+        return
+    with working_folder(place) as part:
+        yield f"{part.name}/{id}"
+        swap_in(part / id, Path(place) / id, part)
+
+
 def write_case(place: Place, id: str, images: np.ndarray, masks: np.ndarray, record: dict[str, Any]) -> None:
-    """Write a case into a store; the record comes last, so that half a case does not count.
+    """Write a case into a store; the record, with checksums of the slices, comes last: half a case does not count.
 
     Args:
         place: of the store.
         id: of the case.
         images: (n m size size) float16.
         masks: (n 2 size size) uint8.
-        record: its rows and source.
+        record: its rows and source, and the checksum of the recipe.
 
     Raises:
         ValueError: if it cannot be written.
@@ -151,44 +176,39 @@ def write_case(place: Place, id: str, images: np.ndarray, masks: np.ndarray, rec
     import zarr
 
     store, stored = open_place(place, write=True), 0
-    with store_errors(place):
-        group = zarr.create_group(store, path=id, overwrite=True)  # whatever half a case was there
+    with store_errors(place), put_in_place(place, id) as path:
+        group = zarr.create_group(store, path=path, overwrite=True)  # whatever half a case was there
         for name, a in dict(images=images, masks=masks).items():
             if not len(a):
                 continue
-            chunks = (1, *a.shape[1:])
-            array = zarr.create_array(store, name=f"{id}/{name}", data=a, chunks=chunks, shards=a.shape, overwrite=True)
+            shape: Any = dict(chunks=(1, *a.shape[1:]), shards=a.shape)
+            whole: Any = {"write_empty_chunks": True}  # a chunk that is not there is a chunk that is lost
+            array = zarr.create_array(store, name=f"{path}/{name}", data=a, **shape, overwrite=True, config=whole)
             stored += array.nbytes_stored()
-        group.attrs.put({"case": record | {"bytes": int(stored), "mmccd": __version__}})
+        checks = slice_checks(images, masks)
+        more = {"id": id, "checks": checks, "bytes": int(stored), "mmccd": __version__}
+        group.attrs.put(sealed("case", record | more))
 
 
-def load_source(source: Source, recipe: Recipe) -> tuple[Case, dict[str, Any]]:
-    """Read or make one case, and say what it was made of; see `source_files`.
+def load_source(source: Source, recipe: Recipe) -> Case:
+    """Read or make one case.
 
     Raises:
         ValueError: if the case cannot be read.
     """
-    if isinstance(source, dict):
-        how, slices = recipe["phantom"], recipe["slices"]
-        wanted = None if how["whole"] or slices is None else range(slices[0], slices[1] + 1)
-        subject = make_phantom(source["kind"], how["seed"], source["index"], wanted, twin=False)
-        return Case.from_phantom(subject, modalities=recipe["modalities"]), source
-    return Case.load(source, recipe["modalities"]), source_files(source, recipe)
-
-
-def source_files(source: Source, recipe: Recipe) -> dict[str, Any]:
-    """Return what tells a case from another of the same name: bytes of its files by name; of a phantom its origin."""
-    if isinstance(source, dict):
-        return source
-    files, seg = choose_files(source, recipe["modalities"])
-    return {Path(p).name: os.path.getsize(p) for p in (*files.values(), seg) if p}
+    if not isinstance(source, dict):
+        return Case.load(source, recipe["modalities"])
+    how, slices = recipe["phantom"], recipe["slices"]
+    wanted = None if how["whole"] or slices is None else range(slices[0], slices[1] + 1)
+    subject = make_phantom(source["kind"], how["seed"], source["index"], wanted, twin=False)
+    return Case.from_phantom(subject, modalities=recipe["modalities"])
 
 
 def prepare_one(task: Task, place: Place, recipe: Recipe) -> dict[str, Any]:
     """Bring one case from its files into the store.
 
     Returns:
-        {"id", "slices"}, or {"id", "error"} where the case cannot be used.
+        {"id", "slices"} and perhaps "notes", or {"id", "error"} where the case cannot be used.
 
     Raises:
         ValueError: if the store cannot be written.
@@ -197,13 +217,15 @@ def prepare_one(task: Task, place: Place, recipe: Recipe) -> dict[str, Any]:
     try:
         if re.search(r"[\\/]|^\.|^zarr\.json$", id):
             raise ValueError(f"{id!r} cannot be the name of a case in a store; rename it.")
-        case, origin = load_source(source, recipe)
+        origin = source_files(source, recipe)
+        case = load_source(source, recipe)
         images, masks, rows = case_arrays(case, recipe)
     except Exception as error:
         prefix = "" if id in str(error) else f"{id}: "
         return {"id": id, "error": f"{prefix}{format_error(error)}"}
-    write_case(place, id, images, masks, {"rows": rows, "source": origin})
-    return {"id": id, "slices": len(rows)}
+    notes = {"notes": case.notes} if case.notes else {}
+    write_case(place, id, images, masks, {"rows": rows, "source": origin, "recipe": recipe_checksum(recipe), **notes})
+    return {"id": id, "slices": len(rows), **notes}
 
 
 def count_processes(jobs: int, n: int, place: Place) -> int:
@@ -234,55 +256,6 @@ def run_tasks(tasks: Sequence[Task], place: Place, recipe: Recipe, jobs: int = 1
         yield from (f.result() for f in as_completed([pool.submit(prepare_one, task, place, recipe) for task in tasks]))
 
 
-def check_recipe(old: Recipe, new: Recipe, place: Place) -> None:
-    """Check that a recipe is that of the store.
-
-    Raises:
-        ValueError: if they differ in anything but the version of mmccd.
-    """
-
-    def words(key: str, value: Any) -> str:
-        if key != "phantom":
-            return f"{key.replace('_', '-')} {json.dumps(value)}"
-        return "of scans" if value is None else f"of phantoms ({', '.join(f'{k} {v}' for k, v in value.items())})"
-
-    for key in new:
-        if key != "mmccd" and old.get(key) != new[key]:
-            made = "with " * (key != "phantom") + words(key, old.get(key))
-            raise ValueError(
-                f"The store {display_name(place)} was made {made}, not {words(key, new[key])}; "
-                "choose another place, or ask for the same."
-            )
-
-
-def unfinished(
-    tasks: Sequence[Task], records: dict[str, dict[str, Any]], recipe: Recipe
-) -> tuple[list[Task], list[str], list[dict[str, str]]]:
-    """Tell the cases that are still to do from those that are done.
-
-    Returns:
-        Tasks to do; ids that are done; and {"id", "error"} of cases that share only the name with one that is done.
-    """
-    todo: list[Task] = []
-    done: list[str] = []
-    failed: list[dict[str, str]] = []
-    for id, source in tasks:
-        if id not in records:
-            todo.append((id, source))
-            continue
-        try:
-            same = records[id]["source"] == source_files(source, recipe)
-        except Exception as error:
-            failed.append({"id": id, "error": format_error(error)})
-            continue
-        if same:
-            done.append(id)
-        else:
-            wrong = f"{id} is in the store already, made of other files; rename this case, or choose another store."
-            failed.append({"id": id, "error": wrong})
-    return todo, done, failed
-
-
 def plan(
     raw: Raw, place: Place, modalities: str | Iterable[str] | None, **options: Any
 ) -> tuple[Sequence[Task], Recipe, bool]:
@@ -305,39 +278,50 @@ def plan(
     phantom = {"version": VERSION, "seed": raw.seed, "whole": raw.whole} if isinstance(raw, Phantoms) else None
     wanted = [modalities] if isinstance(modalities, str) else list(modalities)
     recipe = make_recipe(modalities=wanted, phantom=phantom, **options)
+    if old and old["format"] != FORMAT:
+        raise ValueError(
+            f"The store {display_name(place)} was made by an earlier version of mmccd: it can be trained on, but "
+            "nothing more can be put into it; choose another place."
+        )
     if old:
         check_recipe(old, recipe, place)
     return tasks, old or recipe, not old
 
 
-def first_modalities(tasks: Sequence[Task]) -> list[str]:
-    """Return the modalities of the first case that can be read.
-
-    Raises:
-        ValueError: if there is none.
-    """
-    problem: Exception | None = None
-    for _, path in tasks:
-        try:
-            return list(choose_files(path)[0]) if not isinstance(path, dict) else list(MODALITIES)
-        except (ValueError, OSError) as error:
-            problem = problem or error
-    raise problem or ValueError("There is nothing to prepare: the list of cases is empty.")
-
-
 @contextmanager
 def store_group(place: Place, recipe: Recipe, new: bool) -> Iterator[None]:
-    """Begin a store where there is nothing yet (`new`); take it away again if no slice got into it."""
+    """Begin a store where there is nothing yet (`new`); take away again what was made if no slice got into it.
+
+    One process at a time works on a store in a folder. What a killed one left half written is removed.
+
+    Raises:
+        ValueError: if another process prepares the same store, or it cannot be written.
+    """
     import zarr
 
-    with store_errors(place):
-        if new:
-            zarr.create_group(open_place(place, write=True), attributes={"recipe": recipe})  # in one piece
-    try:
+    if is_url(place):
+        with store_errors(place):
+            if new:
+                zarr.create_group(open_place(place, write=True), attributes=sealed("recipe", recipe))  # in one piece
         yield
-    finally:
-        if new and not is_url(place) and not any(r["rows"] for r in read_records(place).values()):
-            shutil.rmtree(place)
+        return
+    with output_folder(place) as folder, folder_lock(folder, "preparing a store"):
+        if new != (read_store(place) is None):
+            raise ValueError(f"Another process has just begun the store {display_name(place)}: run it again to go on.")
+        remove_leftovers(folder)
+        with store_errors(place):
+            for path in folder.glob("zarr.*.partial"):
+                path.unlink()  # of zarr in a process that was killed
+            if new:
+                zarr.create_group(open_place(place, write=True), attributes=sealed("recipe", recipe))
+        try:
+            yield
+        finally:
+            cases = read_cases(place, recipe)
+            if new and not any(r["rows"] for r in cases.records.values()):
+                for id in cases.records:
+                    shutil.rmtree(folder / id)
+                (folder / "zarr.json").unlink()
 
 
 def prepare(
@@ -369,23 +353,23 @@ def prepare(
         progress: a bar, if on a terminal.
 
     Returns:
-        "store", "new" and "kept" (cases), "failed" (id and error each), "cases", "slices", "ill" and "unknown"
-        (slices with lesion, and without a segmentation), "bytes", "recipe".
+        "store", "new" and "kept" (cases), "failed" (id and error each), "notes" (sentences on what one should know),
+        "cases", "slices", "ill" and "unknown" (slices with lesion, and without a segmentation), "bytes", "recipe".
 
     Raises:
         ValueError: if nothing can be prepared, the store was made in another way, or cannot be written.
     """
-    from tqdm import tqdm
-
     options = dict(size=size, slices=slices, tumour_free=tumour_free, min_brain=min_brain, healthy=healthy)
     tasks, recipe, new = plan(raw, store, modalities, normalisation=normalisation, **options)
     with store_group(store, recipe, new):
-        todo, kept, failed = unfinished(tasks, read_records(store), recipe)
+        todo, kept, failed, notes = unfinished(tasks, store, recipe, read_cases(store, recipe))
         results = run_tasks(todo, store, recipe, count_processes(jobs, len(todo), store))
-        done = len(kept) + len(failed)
-        bar = tqdm(results, "prepare", len(tasks), initial=done, unit="case", disable=None if progress else True)
-        failed = sorted(failed + [r for r in bar if "error" in r], key=lambda r: r["id"])
-        records = read_records(store)
+        done = len(tasks) - len(todo)
+        for r in track(results, "prepare", "case", total=len(tasks), first=done, show=progress):
+            failed += [r] if "error" in r else []
+            notes += [f"{r['id']}: {note}" for note in r.get("notes", ())]
+        failed.sort(key=lambda r: r["id"])
+        records = read_cases(store, recipe).records
         rows = [row for r in records.values() for row in r["rows"]]
         if records and not rows:
             cases = f"{len(records)} case{'s' * (len(records) != 1)}"
@@ -395,9 +379,10 @@ def prepare(
             )
     return {
         "store": str(store),
-        "new": len(tasks) - len(kept) - len(failed),
+        "new": len(tasks) - len(kept) - len({f["id"] for f in failed} & {id for id, _ in tasks}),
         "kept": len(kept),
         "failed": failed,
+        "notes": notes + lacks(records),
         "cases": len(records),
         "slices": len(rows),
         "ill": sum(bool(row[2]) for row in rows),

@@ -2,126 +2,27 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from os import PathLike
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from contextlib import contextmanager
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 
-from mmccd.errors import display_name
+from mmccd.cases.records import (
+    Place,
+    Record,
+    case_error,
+    open_arrays,
+    read_cases,
+    read_store,
+    slice_checks,
+    store_error,
+)
+from mmccd.errors import display_name, format_error
+from mmccd.runtime import counted
 
-if TYPE_CHECKING:
-    from zarr.abc.store import Store
-
-Place = str | PathLike[str]  # a path, or an fsspec URL such as memory://x or s3://bucket/x
-
-FORMAT = 1  # of the store
 IN_MEMORY = 2e9  # bytes that in_memory="auto" is ready to keep
-
-
-def store_error(place: object, wrong: object, todo: str) -> ValueError:
-    """Return the error for a store that cannot be used: where, what is wrong, what to do."""
-    return ValueError(f"Cannot use the store {display_name(place)}: {wrong}; {todo}.")
-
-
-@contextmanager
-def store_errors(place: Place) -> Iterator[None]:
-    """Turn what the system says when writing or reading a store fails into one sentence.
-
-    Raises:
-        ValueError: in place of an OSError or ImportError.
-    """
-    try:
-        yield
-    except (OSError, ImportError) as error:
-        full = isinstance(error, OSError) and error.errno == errno.ENOSPC
-        todo = "free some space and run it again" if full else "choose another place"
-        raise store_error(place, getattr(error, "strerror", None) or error, todo) from error
-
-
-def is_url(place: Place) -> bool:
-    """Tell whether a place is an fsspec URL."""
-    return "://" in str(place)
-
-
-def open_place(place: Place, write: bool = False) -> Store:
-    """Open the place of a store, which may still be empty, for reading or writing.
-
-    Raises:
-        ValueError: if there can be no store.
-    """
-    from zarr.storage import FsspecStore, LocalStore
-
-    with store_errors(place):
-        if is_url(place):
-            try:
-                return FsspecStore.from_url(str(place), read_only=not write)
-            except ValueError as error:
-                raise OSError(str(error)) from error  # an unknown protocol
-        if display_name(place) != str(place):
-            raise store_error(place, "its name has characters that cannot be read", "rename it")
-        # absolute: zarr 3.1 loses its way in a relative one-letter folder
-        return LocalStore(Path(place).absolute(), read_only=not write)
-
-
-def read_store(place: Place) -> dict[str, Any] | None:
-    """Return the recipe of a store; None where there is nothing yet.
-
-    Raises:
-        ValueError: if what is there is something else, or of another format.
-    """
-    import zarr
-
-    no_store = store_error(
-        place, "what is there is not a store of slices", "choose another place, or make one with mmccd prepare"
-    )
-    if not is_url(place) and Path(place).exists():
-        if not Path(place).is_dir():
-            raise store_error(place, "it is a file, not a folder", "choose another place")
-        with store_errors(place):
-            empty = not any(Path(place).iterdir())
-        if empty:
-            return None
-        if not (Path(place) / "zarr.json").exists():
-            raise no_store
-    store = open_place(place)
-    with store_errors(place):
-        try:
-            recipe = zarr.open_group(store, mode="r").attrs.get("recipe")
-        except FileNotFoundError:
-            return None
-        except (ValueError, KeyError, TypeError) as error:
-            raise no_store from error
-    if not isinstance(recipe, dict) or "size" not in recipe:
-        raise no_store
-    if recipe["format"] != FORMAT:
-        wrong = f"it has format {recipe['format']}, and this version of mmccd knows format {FORMAT}"
-        raise store_error(place, wrong, "update mmccd, or prepare the data again")
-    return dict(recipe)
-
-
-def read_records(place: Place) -> dict[str, dict[str, Any]]:
-    """Return the records of the complete cases by id, sorted: a case counts once its record is written."""
-    import fsspec
-    import zarr
-
-    found: dict[str, dict[str, Any]] = {}
-    store = open_place(place)
-    with store_errors(place):
-        files, root = fsspec.core.url_to_fs(str(place))
-        folders = [p["name"] for p in files.ls(root, detail=True) if p["type"] == "directory"]
-        for id in sorted({name.rstrip("/").rsplit("/", 1)[-1] for name in folders}):
-            # no group, or a record that a power cut left empty
-            with suppress(FileNotFoundError, ValueError, KeyError, TypeError):
-                group = zarr.open_group(store, path=id, mode="r")
-                record: Any = group.attrs.get("case")
-                if record and (not record["rows"] or {"images", "masks"} <= set(group.array_keys())):
-                    found[id] = record
-    return found
 
 
 class Row(NamedTuple):
@@ -144,6 +45,7 @@ class SliceStore:
         place: path or fsspec URL.
         recipe: how it was made.
         records: what is known of each case, by id.
+        notes: sentences on what whoever uses it should know.
     """
 
     recipe: dict[str, Any]
@@ -152,12 +54,17 @@ class SliceStore:
         """Open the store at `place`.
 
         Raises:
-            ValueError: if there is none.
+            ValueError: if there is none, or the record of a case is damaged.
         """
         recipe = read_store(place)
         if recipe is None:
             raise store_error(place, "there is nothing", "check the path, or make it with mmccd prepare")
-        self.place, self.recipe, self.records = place, recipe, read_records(place)
+        self.place, self.recipe = place, recipe
+        self.records, unfinished, damaged = read_cases(place, recipe)
+        for id, wrong in damaged.items():
+            more = f", and {counted(len(damaged) - 1, 'other case')} too" * (len(damaged) > 1)
+            raise case_error(place, id, wrong + more)
+        self.notes = store_notes(place, recipe, unfinished)
 
     @property
     def ids(self) -> list[str]:
@@ -210,7 +117,7 @@ class SliceStore:
             cases = f"{len(ids)} case{'s' * (len(ids) != 1)} in {display_name(self.place)}"
             raise ValueError(f"No slice is left of {cases}: {why}; choose more cases or wider slices.")
         how = {"ids": sorted({r.id for r in chosen}), "tumour_free": tumour_free, "min_brain": min_brain}
-        return SliceDataset(self.place, chosen, modalities, self.recipe | {"chosen": how}, in_memory)
+        return SliceDataset(self, chosen, modalities, self.recipe | {"chosen": how}, in_memory)
 
     def _check(self, what: str, names: Sequence[str], known: Iterable[str]) -> None:
         missing = [n for n in names if n not in set(known)]
@@ -240,6 +147,20 @@ def describe_slices(rows: Sequence[Row], recipe: dict[str, Any], modalities: Ite
     )
 
 
+def store_notes(place: Place, recipe: dict[str, Any], unfinished: Sequence[str]) -> list[str]:
+    """Return sentences on what a store lacks."""
+    notes, where = [], display_name(place)
+    if recipe["format"] == 1:
+        notes.append(
+            f"the store {where} was made by an earlier version, without checksums: damage to its slices would not be "
+            "noticed; prepare the data again in another place to be safe"
+        )
+    if unfinished:
+        cases = f"{display_name(unfinished[0])}" + f" and {len(unfinished) - 1} more" * (len(unfinished) > 1)
+        notes.append(f"{cases} in the store {where}: not finished and left out; run the same mmccd prepare again")
+    return notes
+
+
 @contextmanager
 def undamaged(place: Place, id: str) -> Iterator[None]:
     """Say which case of a store cannot be read, and what to do.
@@ -249,11 +170,13 @@ def undamaged(place: Place, id: str) -> Iterator[None]:
     """
     try:
         yield
+    except FileNotFoundError as error:
+        raise case_error(place, id, "it is damaged, a file is missing") from error
+    except (OSError, ImportError) as error:  # no permission, no network, a package that is missing
+        reason = getattr(error, "strerror", None) or format_error(error)
+        raise store_error(place, f"{id} cannot be read: {reason}", "put that right and run it again") from error
     except Exception as error:
-        where = display_name(place)
-        raise ValueError(
-            f"Cannot read {id} in the store {where}: it is damaged; delete {where}/{id} and prepare it again."
-        ) from error
+        raise case_error(place, id) from error
 
 
 class SliceDataset:
@@ -265,18 +188,21 @@ class SliceDataset:
         recipe: of the store, and under "chosen" what was chosen.
         known: is it known of every slice where it shows lesion?
         nbytes: bytes of the slices.
+        notes: those of the store.
     """
 
     def __init__(
         self,
-        place: Place,
+        store: SliceStore,
         rows: list[Row],
         modalities: list[str],
         recipe: dict[str, Any],
         in_memory: bool | Literal["auto"] = "auto",
     ) -> None:
         """See `SliceStore.dataset`."""
-        self.place, self.rows, self.modalities, self.recipe = place, rows, modalities, recipe
+        self.place, self.notes = store.place, store.notes
+        self.records: dict[str, Record] = {r.id: store.records[r.id] for r in rows}
+        self.rows, self.modalities, self.recipe = rows, modalities, recipe
         self.channels = [recipe["modalities"].index(m) for m in modalities]
         self.known = all(r.lesion_cm2 is not None for r in rows)
         self.nbytes = len(rows) * recipe["size"] ** 2 * (2 * len(modalities) + 2)
@@ -302,8 +228,6 @@ class SliceDataset:
         Raises:
             ValueError: if a case is damaged.
         """
-        import zarr
-
         shape = [self.recipe["size"]] * 2
         images = np.empty((len(indices), len(self.channels), *shape), np.float16)
         masks = np.empty((len(indices), 2, *shape), np.uint8)
@@ -313,13 +237,33 @@ class SliceDataset:
         for id, pairs in of_case.items():
             target, index = np.array(pairs).T
             wanted, back = np.unique(index, return_inverse=True)
-            with undamaged(self.place, id):
-                if id not in self.arrays:
-                    store = open_place(self.place)
-                    self.arrays[id] = [zarr.open_array(store, path=f"{id}/{n}", mode="r") for n in ("images", "masks")]
-                for out, array, channels in zip((images, masks), self.arrays[id], (self.channels, [0, 1])):
-                    out[target] = array.oindex[wanted][back][:, channels]
+            found = self.read_case(id, wanted)
+            for out, values, channels in zip((images, masks), found, (self.channels, [0, 1])):
+                out[target] = values[back][:, channels]
         return images, masks
+
+    def read_case(self, id: str, wanted: np.ndarray) -> list[np.ndarray]:
+        """Read some slices of a case, whole, and compare them with their checksums.
+
+        Args:
+            id: of the case.
+            wanted: indices, each once, ascending.
+
+        Returns:
+            Images (n m size size) with all modalities of the store, and masks (n 2 size size).
+
+        Raises:
+            ValueError: if the case is damaged.
+        """
+        record = self.records[id]
+        with undamaged(self.place, id):
+            if id not in self.arrays:
+                self.arrays[id] = open_arrays(self.place, id, len(record["rows"]), self.recipe)
+            found = [np.asarray(array.oindex[wanted]) for array in self.arrays[id]]
+            checks = record.get("checks")
+            if checks and slice_checks(*found) != [checks[k] for k in wanted]:
+                raise ValueError("a slice has another checksum")
+        return found
 
     def batch(self, indices: Iterable[int]) -> dict[str, torch.Tensor]:
         """Return slices as tensors.

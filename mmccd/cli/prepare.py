@@ -113,8 +113,8 @@ def print_store(result: dict[str, Any], json: str = "") -> int:
         The exit code: 2 if a case failed.
     """
     put_json(result, json)
-    for f in result["failed"]:
-        say(f["error"])
+    for sentence in (*result["notes"], *(f["error"] for f in result["failed"])):
+        say(sentence)
     done = {"new": result["new"], "kept": result["kept"], "failed": len(result["failed"])}
     kinds = {"ill": "with lesion", "unknown": "without a segmentation, of no use for training"}
     with_lesion = ", ".join(f"{result[k]} {words}" for k, words in kinds.items() if result[k])

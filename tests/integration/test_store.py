@@ -22,7 +22,8 @@ import mmccd
 from mmccd.cases.case import Case
 from mmccd.cases.phantoms import Phantoms, write_phantom
 from mmccd.cases.prepare import case_arrays, count_processes, make_recipe, normalised_slices, prepare
-from mmccd.cases.store import SliceDataset, SliceStore, read_records, read_store
+from mmccd.cases.records import read_records, read_store
+from mmccd.cases.store import SliceDataset, SliceStore
 from mmccd.cli import options as cli_options
 from mmccd.cli import prepare as cli_prepare
 from mmccd.cli.app import main
@@ -260,8 +261,8 @@ def test_half_a_case_does_not_count(raw, tmp_path):
     meta = json.loads((tmp_path / "s/c1/zarr.json").read_text())
     (tmp_path / "s/c1/zarr.json").write_text(json.dumps(meta | {"attributes": {}}))
     (tmp_path / "s/c1/images/c/0/0/0/0").write_bytes(b"half")
-    shutil.rmtree(tmp_path / "s/c2/masks")
-    (tmp_path / "s/c2/zarr.json").unlink()
+    shutil.rmtree(tmp_path / "s/c2")
+    (tmp_path / "s/c2").mkdir()
     assert list(read_records(tmp_path / "s")) == ["c0", "c3"] == SliceStore(tmp_path / "s").ids
     assert prepare(raw, tmp_path / "s", **SMALL)["new"] == 2
     assert contents(tmp_path / "s") == whole
