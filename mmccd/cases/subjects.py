@@ -1,23 +1,147 @@
 """Who may be in training, validation and test: splits by person, and lists of names."""
 
+import csv
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from os import PathLike
 from pathlib import Path
 
 import numpy as np
 
+from mmccd.cases.filenames import nfc
 from mmccd.errors import display_name, file_error
+from mmccd.runtime import counted
+
+Subjects = Mapping[str, str]
+"""Who is who: name of the person by name of the case, as `read_subjects` reads it."""
+
+FEW_SUBJECTS = 3  # to set a threshold on; with fewer it says little about other people
+SHOWN = 2  # groups of names in a note
+HEADINGS = frozenset({"id", "case", "case_id", "caseid", "scan", "session", "name", "file", "folder", "image"})
+
+_DATA_SETS = (  # names of public data sets; the first group is the person
+    r"(phantom\d+-[a-z]+-s\d+-\d+)",
+    r"(BraTS(?:-[A-Za-z]+)+-\d+)-\d+(?:-\d+)?",
+    r"(BraTS1[789]_\w+)_\d+",
+    r"(BraTS(?:20|2021)_(?:Training_|Validation_)?\d+)",
+    r"(UPENN-GBM-\d+)_\d+",
+    r"(UCSF-PDGM-\d+)(?:_FU\w*)?(?:_nifti)?",
+    r"(OAS[12]_\d+|OAS\d{5})(?:_MR.*|_d\d+.*|_ses.*)?",
+    r"(?:ADNI_)?(\d{3}_S_\d{4,5})(?:_.*)?",
+    r"(IXI\d{3})-\w+-\d+",
+    r"(TCGA-\w{2}-\w{4})(?:[-_.].*)?",
+    r"((?:training|test)\d{2})_\d{2}",  # ISBI 2015
+    r"(kirby\d+)-\d+",
+)
+_NUMBERED = (
+    r"ses(?:sion)?|visit|vis|tp|time(?:[-_ ]?point)?|week|wk|month|mo|day|year|yr|scan|exam|study|rep|run|acq|"
+    r"fu|follow[-_ ]?up"
+)
+_ALONE = (
+    r"fu|follow[-_ ]?up|baseline|bl|(?:pre|post)(?:[-_ ]?(?:op|treatment|therapy|rt|surgery))?|before|after|initial|"
+    r"recurrence|relapse|progression|test|retest|rescan|repeat"
+)
+_MADE = r"flair|t1w|t2w|t1ce|t1c|t1gd|nifti|nii|mri?|anat|images?"
+_DATE = (
+    r"(?:19|20)\d\d(?P<sep>[-._]?)(?:0[1-9]|1[0-2])(?P=sep)(?:0[1-9]|[12]\d|3[01])(?:[-_T]?\d{4,6})?|"
+    r"\d\d(?P<dot>[-.])\d\d(?P=dot)(?:19|20)\d\d"
+)
+DATA_SETS = tuple(re.compile(pattern, re.I) for pattern in _DATA_SETS)
+BIDS_SUBJECT = re.compile(r"(?:.*?_)?sub-[A-Za-z0-9]+(?=$|[_.])", re.I)
+ENTITY = re.compile(
+    r"(?:^|_)(?:ses|acq|ce|rec|run|echo|part|inv|chunk|space|desc|label|res|den|mod|task|dir|trc|split|recording|proc)"
+    r"-[^_]+",
+    re.I,
+)
+LATER = re.compile(
+    rf"[-_. ]+(?:(?:{_NUMBERED})[-_ ]?\d+[a-z]?(?:[-_]\d)?|(?:{_ALONE})\d*|[vt]\d+|(?<=\d[-_. ])[mdwy]\d+|"
+    rf"{_MADE}|{_DATE})$",
+    re.I,
+)
+"""What follows the person in the name of a visit: a session, a time, a date, or what was made."""
+FIRST = re.compile(
+    r"^(?:(?:visit|tp|time[-_ ]?point|week|month|follow[-_ ]?up)[-_ ]?\d+|baseline|follow[-_ ]?up|"
+    rf"{_DATE})[-_. ]+(?=\w)",
+    re.I,
+)
+"""What goes before the person in such a name."""
+COUNTED = re.compile(r"(.*(?<!\d)(?!(?:19|20)\d\d[-_. ])\d{2,})[-_. ]+(?:0?[1-9]|[a-d])", re.I)
+"""A small number or letter behind a longer number: perhaps a visit of one person, perhaps another person."""
 
 
-def subject_of(id: str) -> str:
-    """Return the name of the person a case belongs to; twins, visits and sessions are one person's."""
-    id = id.removesuffix("_healthy_twin")
-    if visit := re.fullmatch(r"(BraTS(?:-[A-Za-z]+)+-\d+)-\d+", id, re.I):
-        return visit[1]
-    return re.sub(r"_ses-[^_]+", "", id)
+def subject_of(id: str, subjects: Subjects | None = None) -> str:
+    """Return the name of the person a case belongs to; twins, visits, sessions, runs and copies are one person's.
+
+    Where the name leaves doubt, cases are kept together (see `doubtful_subjects`).
+
+    Args:
+        id: of the case.
+        subjects: decides for the cases it names.
+    """
+    id = nfc(id).removesuffix("_healthy_twin")
+    if subjects and id in subjects:
+        return subjects[id]
+    if person := known_subject(id):
+        return person
+    person = without_time(id)
+    number = COUNTED.fullmatch(person)
+    return number[1] if number else person
+
+
+def known_subject(id: str) -> str:
+    """Return the person where a public data set or BIDS says how a case is called; else ""."""
+    for pattern in DATA_SETS:
+        if found := pattern.fullmatch(id):
+            return found[1]
+    bids = BIDS_SUBJECT.match(ENTITY.sub("", id).strip("_"))
+    return bids[0] if bids else ""
+
+
+def without_time(id: str) -> str:
+    """Return a name without the words that speak of a session, a time or a date, unless nothing else is left."""
+    id = FIRST.sub("", ENTITY.sub("", id).strip("_") or id)
+    while (later := LATER.search(id)) and later.start() > 0:
+        id = id[: later.start()]
+    return id
+
+
+def doubtful_subjects(ids: Iterable[str], subjects: Subjects | None = None) -> list[str]:
+    """Return a line on the cases that are taken for one person's though their names leave doubt; none without doubt.
+
+    Args:
+        ids: of the cases.
+        subjects: decides for the cases it names.
+    """
+    groups: dict[str, dict[str, str]] = {}
+    for id in sorted(set(ids)):
+        name = nfc(id).removesuffix("_healthy_twin")
+        if not known_subject(name) and name not in (subjects or ()):
+            groups.setdefault(subject_of(name), {}).setdefault(without_time(name), id)
+    doubtful = [list(g.values()) for g in groups.values() if len(g) > 1]
+    if not doubtful:
+        return []
+    said = "; ".join(" and ".join(g[:2]) + (" and others" if len(g) > 2 else "") for g in doubtful[:SHOWN])
+    more = f" (and {len(doubtful) - SHOWN} groups more)" if len(doubtful) > SHOWN else ""
+    return [f"taken for one person: {said}{more}; if they are several, say who is who by --subjects"]
+
+
+def few_subjects_notes(n: int, purpose: str, option: str = "") -> list[str]:
+    """Return a sentence of warning where a threshold rests on few people; none where they are enough, or not known.
+
+    Args:
+        n: people.
+        purpose: what they are, such as "validation" or "healthy".
+        option: of the command line that gives more.
+    """
+    if not 0 < n < FEW_SUBJECTS:
+        return []
+    how = f" ({option})" if option else ""
+    return [
+        f"the threshold rests on {counted(n, f'{purpose} subject')} only, and may be far off for others: better take "
+        f"{FEW_SUBJECTS} or more{how}"
+    ]
 
 
 def part_size(share: float, n: int) -> int:
@@ -35,7 +159,9 @@ def part_size(share: float, n: int) -> int:
     return int(share) if share >= 1 else max(1, round(share * n)) if share else 0
 
 
-def split_subjects(ids: Iterable[str], val: float = 0.1, test: float = 0, seed: int = 0) -> dict[str, list[str]]:
+def split_subjects(
+    ids: Iterable[str], val: float = 0.1, test: float = 0, seed: int = 0, subjects: Subjects | None = None
+) -> dict[str, list[str]]:
     """Split cases by subject; the same names and seed give the same parts.
 
     Args:
@@ -43,6 +169,7 @@ def split_subjects(ids: Iterable[str], val: float = 0.1, test: float = 0, seed: 
         val: share of the subjects for validation, or how many.
         test: the same for test.
         seed: another seed, another split.
+        subjects: who is who, for the cases it names.
 
     Returns:
         Names by part: "train", "val", "test", each sorted.
@@ -50,33 +177,40 @@ def split_subjects(ids: Iterable[str], val: float = 0.1, test: float = 0, seed: 
     Raises:
         ValueError: if nobody is left to train on.
     """
-    ids = sorted(set(ids))
-    subjects = sorted({subject_of(i) for i in ids})
-    n_val, n_test = (part_size(share, len(subjects)) for share in (val, test))
-    if n_val + n_test >= max(len(subjects), 1):
-        these = f"{len(subjects)} subject{'s' * (len(subjects) != 1)}"
+    person = {id: subject_of(id, subjects) for id in sorted(set(ids))}
+    people = sorted(set(person.values()))
+    n_val, n_test = (part_size(share, len(people)) for share in (val, test))
+    if n_val + n_test >= max(len(people), 1):
         raise ValueError(
-            f"Cannot split {these}: {n_val} for validation and {n_test} for test leave none to train on; "
-            "prepare more, or ask for smaller parts."
+            f"Cannot split {counted(len(people), 'subject')}: {n_val} for validation and {n_test} for test leave none "
+            "to train on; prepare more, ask for smaller parts, or say who is who by --subjects."
         )
-    order = sorted(subjects, key=lambda s: hashlib.sha256(f"{seed}/{s}".encode()).digest())
+    order = sorted(people, key=lambda s: hashlib.sha256(f"{seed}/{s}".encode()).digest())
     part = {s: "val" if k < n_val else "test" if k < n_val + n_test else "train" for k, s in enumerate(order)}
-    return {name: [i for i in ids if part[subject_of(i)] == name] for name in ("train", "val", "test")}
+    return {name: [i for i in person if part[person[i]] == name] for name in ("train", "val", "test")}
 
 
-def read_list(path: str | PathLike[str]) -> list[str]:
-    """Read names, one a line, in the file's order; blank lines and lines that start with # do not count.
+def read_text(path: str | PathLike[str], todo: str) -> str:
+    """Return the text of a list.
 
     Raises:
-        ValueError: if there is no such file, it is no text, holds no name, or a name twice.
+        ValueError: if there is no such file, or it is no text; `todo` says what should be in it.
     """
     if not Path(path).is_file():
         raise file_error(path, "there is no such file", "check the path of the list")
     try:
-        text = Path(path).read_bytes().decode("utf-8-sig")
+        return Path(path).read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise file_error(path, "it is not plain text", "save it as UTF-8, a name a line") from error
-    lines = [line.strip() for line in text.splitlines()]
+        raise file_error(path, "it is not plain text", f"save it as UTF-8, {todo}") from error
+
+
+def read_list(path: str | PathLike[str]) -> list[str]:
+    """Read names, one a line, in the file's order and in NFC; blank lines and lines that start with # do not count.
+
+    Raises:
+        ValueError: if there is no such file, it is no text, holds no name, or a name twice.
+    """
+    lines = [nfc(line.strip()) for line in read_text(path, "a name a line").splitlines()]
     names = [n for n in lines if n and not n.startswith("#")]
     if not names:
         raise file_error(path, "it holds no name", "write a name a line")
@@ -86,36 +220,68 @@ def read_list(path: str | PathLike[str]) -> list[str]:
     return names
 
 
-def split_from_lists(ids: Iterable[str], partial: bool = False, **files: str | PathLike[str]) -> dict[str, list[str]]:
+def read_subjects(path: str | PathLike[str]) -> dict[str, str]:
+    """Read who is who: a case and its person a line, with a comma, semicolon, tab or space between them.
+
+    A first line of headings does not count, nor do blank lines and those that start with #.
+
+    Raises:
+        ValueError: if there is no such file, it is no text, a line does not hold two names, or a case has two persons.
+    """
+    found: dict[str, str] = {}
+    for number, line in enumerate(read_text(path, "a case and its person a line").splitlines(), 1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        between = next((c for c in ",;\t" if c in line), None)
+        cells = next(csv.reader([line], delimiter=between)) if between else line.split()
+        cells = [nfc(c.strip()) for c in cells]
+        if len(cells) != 2 or not all(cells):
+            raise file_error(path, f"line {number} does not hold two names", "write a case and its person a line")
+        if not found and cells[0].lower().replace(" ", "_") in HEADINGS:
+            continue
+        id = cells[0].removesuffix("_healthy_twin")
+        if found.setdefault(id, cells[1]) != cells[1]:
+            raise file_error(path, f"{id} belongs to {found[id]} and to {cells[1]}", "keep one of the two")
+    if not found:
+        raise file_error(path, "it holds no name", "write a case and its person a line")
+    return found
+
+
+def split_from_lists(
+    ids: Iterable[str], partial: bool = False, subjects: Subjects | None = None, **files: str | PathLike[str]
+) -> dict[str, list[str]]:
     """Split cases as list files say.
 
     Args:
         ids: names of the cases there are.
         partial: leave out names in a list that have no case, instead of refusing them.
+        subjects: who is who, for the cases it names.
         **files: list file by part: train="train.txt", val=..., test=...
 
     Returns:
-        Names by part, sorted.
+        Names by part, as `ids` spells them, sorted.
 
     Raises:
         ValueError: if a person is in two lists, or a name has no case.
     """
-    parts, there = {name: read_list(path) for name, path in files.items()}, set(ids)
+    parts, there = {name: read_list(path) for name, path in files.items()}, {nfc(i): i for i in ids}
     missing: dict[str, list[str]] = {}
     owner: dict[str, str] = {}
     for name, names in parts.items():
         for i in names:
-            first = owner.setdefault(subject_of(i), name)
+            person = subject_of(i, subjects)
+            first = owner.setdefault(person, name)
             if first != name:
                 both = f"{display_name(files[first])}, {display_name(files[name])}"
+                doubt = "" if person == i else f" ({i} is taken for {person}; if it is not, say so by --subjects)"
                 raise ValueError(
-                    f"{subject_of(i)} is in the list for {first} and in that for {name}: {both}; remove it from one."
+                    f"{person} is in the list for {first} and in that for {name}: {both}; remove it from one{doubt}."
                 )
-        if absent := sorted(set(names) - there):
+        if absent := sorted(set(names) - there.keys()):
             missing[name] = absent
     if missing and not partial:
         raise _missing_error(missing, files)
-    return {name: sorted(set(names) & there) for name, names in parts.items()}
+    return {name: sorted(there[i] for i in set(names) & there.keys()) for name, names in parts.items()}
 
 
 def _missing_error(missing: dict[str, list[str]], files: dict[str, str | PathLike[str]]) -> ValueError:

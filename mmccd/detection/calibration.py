@@ -12,6 +12,7 @@ from mmccd.cases.case import Case
 from mmccd.cases.grid import voxel_size
 from mmccd.cases.health import check_no_lesion
 from mmccd.cases.names import choose_files, find_cases
+from mmccd.cases.subjects import few_subjects_notes, subject_of
 from mmccd.detection.maps import anomaly_volume
 from mmccd.detector import Detector, healthy_threshold
 from mmccd.postprocess import PostProcess
@@ -86,13 +87,16 @@ def recalibrate(
     """
     from tqdm import tqdm
 
-    cases, input = find_cases(healthy), input or detector.config.input
+    notes: list[str] = []
+    cases, input = find_cases(healthy, notes), input or detector.config.input
     if not cases:
         raise ValueError("Cannot calibrate without a healthy case, and none was given; name folders or NIfTI files.")
     bar = tqdm(cases, desc="calibrate", unit="case", disable=None if progress else True)
     values = [healthy_values(path, detector, input, post, seed) for _, path in bar]
     v = torch.from_numpy(np.concatenate(values))
     h = healthy_threshold(v, fpr)
+    people = {subject_of(id) for id, _ in cases}
+    notes += few_subjects_notes(len(people), "healthy")
     detector.calibration = {
         "threshold": h,
         "fpr": fpr,
@@ -101,5 +105,5 @@ def recalibrate(
         "cases": [id for id, _ in cases],
         "data": "healthy cases of the user",
         "post": asdict(post),
-    }
+    } | ({"notes": notes} if notes else {})
     return detector

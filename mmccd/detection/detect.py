@@ -203,7 +203,8 @@ def detect_many(
     from tqdm import tqdm
 
     _ = detector.threshold  # refuses here if there is none: that is no fault of a case
-    check_place(cases := find_cases(paths), out)
+    left_out: list[str] = []
+    check_place(cases := find_cases(paths, left_out), out)
     run = describe_run(detector, input or detector.config.input, weights, seed, post)
     options: dict[str, Any] = {"known": input is not None, "post": post, "batch_size": batch_size, "stop": stop}
     with output_folder(out) as out:
@@ -216,4 +217,5 @@ def detect_many(
         if any(c["status"] == "skipped" for c in mine):
             results.update()  # it may be missing, or of a run that was killed
         entries = {c["id"]: c for c in [*results.cases(), *mine]}
-    return run | {"cases": [entries[id] for id in sorted(entries)]}
+    notes = {"notes": left_out} if left_out else {}
+    return run | notes | {"cases": [entries[id] for id in sorted(entries)]}

@@ -10,13 +10,14 @@ import numpy as np
 
 from mmccd import scoring, summary
 from mmccd.cases.case import Case
+from mmccd.cases.filenames import nfc
 from mmccd.cases.grid import check_same_grid, protocol_slices, volume_ml, voxel_size
-from mmccd.cases.names import find_cases
+from mmccd.cases.names import find_cases, possible_lesions
 from mmccd.cases.nifti import read_volume
 from mmccd.detection.calibration import stored_postprocessing
 from mmccd.detection.provenance import check_origin, find_run, note_lines, odd_things, scored_ids
 from mmccd.detection.records import State, read_state
-from mmccd.errors import file_error, format_error
+from mmccd.errors import display_name, file_error, format_error
 
 ALARMS = ("fpr", "volume_ml", "cm2_a_slice", "false_a_slice")  # amounts of false alarm, see `false_alarm`
 
@@ -56,9 +57,10 @@ def read_result(
         raise ValueError(f"Cannot score {id}: there is no case of this name among the truth; check the folder.")
     case = Case.load(path, [modality] if modality else None)
     if case.lesion is None:
-        raise ValueError(
-            f"Cannot score {id}: {path} has no segmentation; add the file {id}_seg.nii.gz (all 0 if healthy)."
-        )
+        todo = f"add the file {id}_seg.nii.gz (all 0 if healthy)"
+        if unsure := possible_lesions(path):
+            todo = f"if {display_name(unsure[0].name)} shows its lesion, call that {id}_seg.nii.gz and keep no other"
+        raise ValueError(f"Cannot score {id}: {path} has no segmentation; {todo}.")
     anomaly, grid = read_volume(file)
     check_same_grid(grid, file, case.grid, path)
     return anomaly, case
@@ -164,7 +166,7 @@ def result_ids(out: str | Path, state: State, only: str = "*") -> list[str]:
     ids = scored_ids(Path(out), state)
     if not ids:
         raise ValueError(f"Cannot score {out}: it holds no anomaly maps; run detect first.")
-    wanted = [id for id in ids if fnmatchcase(id, only)]
+    wanted = [id for id in ids if fnmatchcase(nfc(id), nfc(only))]
     if not wanted:
         raise ValueError(
             f"Cannot score {out}: the pattern {only!r} fits none of its cases, such as {ids[0]}; "
@@ -191,7 +193,8 @@ def pair_cases(
     for path in [truth] if isinstance(truth, (str, Path)) else truth:
         if not Path(path).exists():
             raise file_error(path, "there is no such folder", "check the path of the truth")
-    truths = {id: path for id, path in find_cases(truth) if fnmatchcase(id, only)}
+    written = {nfc(id): id for id in ids}  # as the folders of results spell them
+    truths = {written.get(id, id): path for id, path in find_cases(truth) if fnmatchcase(id, nfc(only))}
     if not set(ids) & set(truths):
         raise ValueError(
             f"Cannot score {out}: none of its cases (such as {ids[0]}) is in the truth "

@@ -227,7 +227,7 @@ def test_small_sets():
     [
         ("BraTS-GLI-00005-101", "BraTS-GLI-00005"),
         ("BraTS2021_00005", "BraTS2021_00005"),
-        ("sub-01_ses-2_T1w", "sub-01_T1w"),
+        ("sub-01_ses-2_T1w", "sub-01"),
         ("sub-01_ses-2", "sub-01"),
         ("phantom1-glioma-s0-003_healthy_twin", "phantom1-glioma-s0-003"),
         ("phantom1-glioma-s0-003", "phantom1-glioma-s0-003"),
