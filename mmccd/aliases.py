@@ -136,7 +136,7 @@ MOVED: dict[str, dict[str, str]] = {
             "Deformation ORIGIN WARPS jacobian load_atlas look_up sample_deformation smooth_noise spline_matrix "
             "template_grid tissue_fractions"
         ),
-        "cases.phantoms": "save_nifti swap_in write_case write_phantom",
+        "cases.phantoms": "save_nifti write_case write_phantom",
         "lesions": (
             "LESIONS Lesion glioma glioma_core infarct mass_effect ms_plaques near_ventricles pick_centre sigmoid"
         ),

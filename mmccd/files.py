@@ -21,8 +21,11 @@ from mmccd.errors import display_name
 PathLikeStr = str | PathLike[str]
 
 LOCK = ".lock"  # of a folder
+PATIENCE = 10.0  # seconds to wait for a process that swaps a folder in, which takes it milliseconds
 PREFIX, SUFFIX = ".mmccd-", ".part"  # of what is not finished
 PART = re.compile(r"\.mmccd-\w{8}\.part")
+OLD_PART = re.compile(r"\.part-\w{8}")
+OLD_FILE = re.compile(r"(\.\d+-)?.+_(anomaly|segmentation)\.nii\.gz|.+_report\.png")
 NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
@@ -223,7 +226,7 @@ def remove_leftovers(folder: PathLikeStr) -> None:
         folder: one that runs write into; those below it are not looked at.
     """
     try:
-        there = [p for p in Path(folder).iterdir() if PART.fullmatch(p.name)]
+        there = [p for p in Path(folder).iterdir() if PART.fullmatch(p.name) or _is_old_part(p)]
     except OSError:
         return
     for part in there:
@@ -235,6 +238,12 @@ def remove_leftovers(folder: PathLikeStr) -> None:
                 _clear(part) if is_folder else part.unlink()
             finally:
                 os.close(lock)
+
+
+def _is_old_part(path: Path) -> bool:
+    """Return whether a folder is what a killed `detect` of version 0.1.0 left, and not one of the user's."""
+    names = os.listdir(path) if OLD_PART.fullmatch(path.name) and path.is_dir() else ()
+    return bool(names) and all(OLD_FILE.fullmatch(n) for n in names)
 
 
 def _open_no_link(path: str, flags: int) -> int:

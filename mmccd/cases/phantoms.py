@@ -1,7 +1,5 @@
 """Phantoms as data: written in BraTS layout, or prepared in place of a folder of cases."""
 
-import shutil
-import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from os import PathLike
@@ -11,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mmccd.anatomy import KINDS
-from mmccd.files import output_folder, writing
+from mmccd.files import PATIENCE, folder_lock, output_folder, remove_leftovers, swap_in, working_folder, writing
 from mmccd.phantom import Phantom, make_phantom, phantom_id
 
 PathLikeStr = str | PathLike[str]
@@ -88,31 +86,6 @@ def write_case(
     save_nifti(labels, folder / f"{name}_seg.nii.gz", affine, np.uint8)
 
 
-def swap_in(new: Path, final: Path, old: Path) -> None:
-    """Put a folder in its place; files of the user's in the one that was there, which the new one lacks, are kept.
-
-    Args:
-        new: folder that is complete.
-        final: where it belongs; may be taken.
-        old: where to put what was there.
-
-    Raises:
-        OSError: if it cannot be put there; what was there is back in its place.
-    """
-    if not final.exists():
-        new.rename(final)
-        return
-    for f in [f for f in final.rglob("*") if f.is_file() and not (new / f.relative_to(final)).exists()]:
-        (new / f.relative_to(final)).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(f, new / f.relative_to(final))
-    final.rename(old)
-    try:
-        new.rename(final)
-    except OSError:
-        old.rename(final)
-        raise
-
-
 def write_phantom(phantom: Phantom, out: PathLikeStr, overwrite: bool = False) -> Path:
     """Write a phantom in BraTS layout; it appears under its name only when it is complete.
 
@@ -128,17 +101,16 @@ def write_phantom(phantom: Phantom, out: PathLikeStr, overwrite: bool = False) -
         ValueError: if the case is there already.
     """
     final = Path(out) / phantom.id
-    if final.exists() and not overwrite:
-        raise ValueError(f"{final} exists already; choose another folder or overwrite it")
     Path(out).mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f".{phantom.id}-", dir=out))
-    try:
-        write_case(part / "case", phantom.id, phantom.volumes, phantom.labels, phantom.affine)
+    with working_folder(out) as part:
+        new = part / "new" / phantom.id
+        write_case(new, phantom.id, phantom.volumes, phantom.labels, phantom.affine)
         if phantom.twin:
-            write_case(part / "case" / "healthy_twin", phantom.id, phantom.twin, 0 * phantom.labels, phantom.affine)
-        swap_in(part / "case", final, part / "old")
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+            write_case(new / "healthy_twin", phantom.id, phantom.twin, 0 * phantom.labels, phantom.affine)
+        with folder_lock(out, "writing", PATIENCE):
+            if final.exists() and not overwrite:
+                raise ValueError(f"{final} exists already; choose another folder or overwrite it")
+            swap_in(new, final, part)
     return final
 
 
@@ -174,6 +146,7 @@ def make_subjects(
         raise ValueError(f"{there[0]} is already there: choose another folder, or give --overwrite")
     made = []
     with output_folder(out) as folder:
+        remove_leftovers(folder)
         for kind, i in tqdm(wanted, "phantom", unit="subject", disable=None if progress else True):
             subject = make_phantom(kind, seed, i, slices)
             if slices is not None and not subject.brain.any():

@@ -191,7 +191,7 @@ def run_command(argv: Sequence[str]) -> int:
         found = parse(words)
         if not isinstance(found, Options):
             return stopped("stopped") if found == INTERRUPTED else found
-        check_json(found.json)
+        check_json(found)
         return _RUN[type(found)](found) or 0
     except (KeyboardInterrupt, typer.Abort) as e:
         return stopped(str(e) or "stopped")

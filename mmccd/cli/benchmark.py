@@ -23,6 +23,7 @@ class BenchmarkOptions(Options):
     """What to measure, on what, and with which networks."""
 
     command: ClassVar[str] = "benchmark"
+    result: ClassVar[frozenset[str]] = frozenset(("command", "preset", "pairs"))
 
     preset: Annotated[
         str,

@@ -27,6 +27,8 @@ class DemoOptions(Options):
     """Where the demo goes."""
 
     command: ClassVar[str] = "demo"
+    result: ClassVar[frozenset[str]] = frozenset(("seed", "results"))
+    has_more: ClassVar[bool] = False
 
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for everything; made where missing.")] = Path(
         "mmccd-demo"

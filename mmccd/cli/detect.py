@@ -22,6 +22,7 @@ class DetectOptions(Options):
     """Which cases, with which detector, and what is done to its maps."""
 
     command: ClassVar[str] = "detect"
+    result: ClassVar[frozenset[str]] = frozenset(("fingerprint", "cases"))
 
     cases: Annotated[
         list[Path],

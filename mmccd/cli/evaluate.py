@@ -16,6 +16,7 @@ class EvaluateOptions(Options):
     """Which results to score against which truth, and how."""
 
     command: ClassVar[str] = "evaluate"
+    result: ClassVar[frozenset[str]] = frozenset(("protocol", "without_map"))
 
     results: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of results, as detect leaves it.")]
     truth: Annotated[Path, typer.Argument(metavar="TRUTH", help="Folder of the cases with their segmentations.")]

@@ -30,6 +30,7 @@ class ExploreOptions(Options):
     """What the page shows at first, what serves it, or where its pictures are saved."""
 
     command: ClassVar[str] = "explore"
+    result: ClassVar[frozenset[str]] = frozenset(("subject", "view", "words"))
 
     case: Annotated[
         Path | None,
@@ -195,7 +196,7 @@ def open_page(url: str, browser: bool) -> None:
 )
 def explore(options: ExploreOptions) -> None:
     """Hide a part, watch a network predict it: a page with controls."""
-    check_json(options.json)
+    check_json(options)
     if options.json and not options.save:
         raise ValueError("--json reports what was saved: give --save DIR too")
     port = 0 if options.save else check_server(options.how, options.port)

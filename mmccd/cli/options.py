@@ -1,12 +1,16 @@
 """What the commands share: the base of their options, options that several have, and results as JSON."""
 
 import json
+import os
+import re
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 import typer
+
+from mmccd.errors import display_name
 
 Seed = Annotated[int, typer.Option(min=0, help="Seed of all randomness: same seed, same result.")]
 
@@ -29,6 +33,9 @@ Input = Annotated[
 ]
 
 
+OWN_FILES = re.compile(r"^(.*_)?detect\.json$|^(train|config|zarr)\.json$")  # JSON that commands keep for themselves
+
+
 @dataclass(frozen=True)
 class Options:
     """Options of a command: a subclass names the command, and each of its fields is an argument or an option.
@@ -38,6 +45,8 @@ class Options:
     """
 
     command: ClassVar[str]
+    result: ClassVar[frozenset[str]]  # fields by which this command's JSON is told from other files
+    has_more: ClassVar[bool] = True  # has its JSON other fields, too?
 
     json: Json = field(default="", kw_only=True)  # a file, "-" for standard output, "" for none
 
@@ -57,21 +66,41 @@ def setting(help: str, metavar: str) -> Any:
     return typer.Option(help=f"{help}  [default: the preset's]", metavar=metavar, show_default=False)
 
 
-def check_json(to: str) -> None:
-    """Refuse a place for JSON that cannot be written, before the work and not after it.
+def check_json(options: Options) -> None:
+    """Refuse a place for JSON that cannot be written or must not be, before the work and not after it.
 
     Args:
-        to: a file, "-" for standard output, or "" for none.
+        options: of a command; their `json` is a file, "-" for standard output, or "" for none.
 
     Raises:
-        ValueError: if `to` is a file whose name does not end in .json, or whose folder does not exist. `--json` takes
-            the next word for its file, and without the first rule that could be a scan.
+        ValueError: if it is a file whose name does not end in .json, whose folder does not exist, or which holds
+            anything but an earlier result of the same command. `--json` takes the next word for its file, and without
+            the first rule that could be a scan.
     """
+    to = options.json
     if to not in ("", "-") and (Path(to).suffix != ".json" or not Path(to).parent.is_dir() or Path(to).is_dir()):
         raise ValueError(
             f"Cannot write {to}: after --json, name a file that ends in .json, in a folder that exists, "
             "or put --json last."
         )
+    if to not in ("", "-") and (OWN_FILES.search(Path(to).name) or not is_result(Path(to), options)):
+        raise ValueError(
+            f"Cannot write {display_name(to)}: after --json, name a new file, or an earlier result of "
+            f"mmccd {options.command}; this one holds something else."
+        )
+
+
+def is_result(path: Path, options: Options) -> bool:
+    """Return whether a file may be replaced: it is not there, holds nothing, or an earlier result of this command."""
+    from mmccd.schemas import read_checked
+
+    if not os.path.lexists(path) or (path.is_file() and not path.stat().st_size):
+        return True
+    try:
+        found = read_checked(path, dict[str, Any])
+    except ValueError:
+        return False
+    return not found or found.keys() == options.result or (options.has_more and found.keys() > options.result)
 
 
 def put_json(result: dict[str, Any], to: str) -> None:

@@ -16,6 +16,8 @@ class PhantomOptions(Options):
     """What subjects to make, and where."""
 
     command: ClassVar[str] = "phantom"
+    result: ClassVar[frozenset[str]] = frozenset(("seed", "subjects"))
+    has_more: ClassVar[bool] = False
 
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the subjects; made where missing.")]
     healthy: Annotated[int, count("healthy subjects")] = 0

@@ -16,6 +16,7 @@ class PrepareOptions(Options):
     """What to read or make, and what of it the store shall hold."""
 
     command: ClassVar[str] = "prepare"
+    result: ClassVar[frozenset[str]] = frozenset(("store", "kept", "failed"))
 
     raw: Annotated[
         str,

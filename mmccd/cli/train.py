@@ -30,6 +30,7 @@ class TrainOptions(Options):
     """What to train, on what, for how long."""
 
     command: ClassVar[str] = "train"
+    result: ClassVar[frozenset[str]] = frozenset(("status", "about"))
 
     method: Annotated[
         str,

@@ -19,12 +19,20 @@ from mmccd.cases.names import choose_files
 from mmccd.detection.calibration import UNPROCESSED, stored_postprocessing
 from mmccd.detection.report import Detection, record_name, result_files
 from mmccd.errors import display_name
-from mmccd.files import FolderBusyError, folder_lock, hash_file, swap_in, working_folder, write_atomic, writing
+from mmccd.files import (
+    PATIENCE,
+    FolderBusyError,
+    folder_lock,
+    hash_file,
+    swap_in,
+    working_folder,
+    write_atomic,
+    writing,
+)
 from mmccd.schemas import read_checked
 
 RUN = "detect.json"
 KEPT = {"skipped": "done"}  # status that an older mmccd wrote for a case that it had kept
-PATIENCE = 10.0  # seconds to wait for a process that writes, which takes it milliseconds unless it is stopped
 
 
 class Source(TypedDict):

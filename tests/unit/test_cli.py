@@ -3,7 +3,7 @@
 import shlex
 import sys
 from pathlib import Path
-from typing import get_args, get_origin, get_type_hints
+from typing import ClassVar, get_args, get_origin, get_type_hints
 
 import pytest
 from toy_cases import tree, write_case
@@ -129,6 +129,54 @@ def test_json_into_nowhere(run, tmp_path):
         put_json({"x": float("nan")}, "-")
 
 
+@pytest.mark.usefixtures("quick_reports")
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("detect.json", None),
+        ("a/a_detect.json", None),
+        ("mine_detect.json", ""),
+        ("train.json", '{"status": "done", "about": {}}'),
+        ("config.json", "{}"),
+        ("a_flair.json", '{"EchoTime": 0.1, "seed": 1}'),
+        ("notes.json", '["mine"]'),
+        ("notes.json", "mine"),
+        ("deep.json", "[" * 100_000),
+        ("benchmark.json", '{"seed": 0, "subjects": {}, "preset": "cpu", "results": []}'),
+    ],
+)
+def test_json_replaces_nothing_but_its_own_earlier_result(run, tmp_path, name, text):
+    case, out = write_case(tmp_path / "cases", "a"), tmp_path / "out"
+    assert run("detect", case, "--out", out)[0] == 0
+    if text is not None:
+        (out / name).write_text(text)
+    before = tree(tmp_path)
+    for line in (
+        ("evaluate", out, case),
+        ("detect", case, "--out", out),
+        ("phantom", tmp_path / "p", "--ms", 1),
+        ("demo", "--out", tmp_path / "d"),
+    ):
+        refused(run(*line, "--json", out / name), out / name, f"mmccd {line[0]}")
+        assert tree(tmp_path) == before
+
+
+@pytest.mark.usefixtures("quick_reports")
+@pytest.mark.parametrize("there", ["", "{}", "its own"])
+def test_json_replaces_its_own_earlier_result(run, tmp_path, there):
+    case, out, to = write_case(tmp_path / "cases", "a"), tmp_path / "out", tmp_path / "result.json"
+    lines = [
+        ("detect", case, "--out", out, "--json", to),
+        ("evaluate", out, case, "--json", to),
+        ("phantom", tmp_path / "p", "--ms", 1, "--slices", "79:80", "--overwrite", "--json", to),
+    ]
+    for line in lines:
+        to.write_text("" if there == "its own" else there)
+        for _ in range(1 + (there == "its own")):
+            assert run(*line)[0] == 0
+            assert to.stat().st_size > 2
+
+
 def test_json_never_lands_on_a_scan(run, tmp_path):
     "`--json` takes the next word for its file, and that may be a case."
     case, other = write_case(tmp_path / "cases", "a"), write_case(tmp_path / "cases", "b")
@@ -184,7 +232,7 @@ def test_every_option_comes_back():
     for options in (PhantomOptions, PrepareOptions, TrainOptions, DetectOptions, EvaluateOptions, BenchmarkOptions):
         values = {}
         for name, hint in get_type_hints(options).items():
-            if name != "command":
+            if get_origin(hint) is not ClassVar:
                 kind = next((k for k in get_args(hint) if type(None) in get_args(hint)), hint)  # of `int | None`
                 values[name] = others[get_origin(kind) or kind]
         made = options(**values)

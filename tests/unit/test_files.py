@@ -115,6 +115,14 @@ def test_leftovers_of_killed_runs_go_and_those_of_the_living_stay(tmp_path):
     remove_leftovers(tmp_path / "nowhere")
 
 
+def test_leftovers_of_version_0_1_0(tmp_path):
+    for folder, name in ((".part-abcd1234", "c_anomaly.nii.gz"), (".part-download", "thesis.txt")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / name).write_text("x")
+    remove_leftovers(tmp_path)
+    assert hidden(tmp_path) == [".part-download"]
+
+
 def fill(part, name="c", **files):
     new = part / "new" / name
     new.mkdir(parents=True)
