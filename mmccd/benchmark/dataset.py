@@ -68,7 +68,7 @@ def make_stores(plan: Plan, jobs: int = 1, progress: bool = True) -> None:
 def load_training_data(plan: Plan) -> tuple[SliceDataset, SliceDataset]:
     """Healthy slices to train on, and those of other subjects to validate on."""
     s, (input, target) = plan.scans, plan.pairs[0]
-    split = {"train_list": s.train_list, "val_list": s.val_list} if s else {}
+    split = {"train_list": s.train_list, "val_list": s.val_list, "subjects": s.subjects} if s else {}
     return store_data(
         store_paths(plan)["learn"],
         input,
@@ -89,8 +89,13 @@ def subject_split(plan: Plan) -> dict[str, list[str]]:
     paths, s = store_paths(plan), plan.scans
     if not s:
         return {k: SliceStore(paths[k]).ids for k in ("calibrate", "test")}
-    ids = {id for k in ("learn", "test") for id in SliceStore(paths[k]).ids}
-    parts = split_from_lists(ids, train=s.train_list, val=s.val_list, test=s.test_list)
+    stores = [SliceStore(paths[k]) for k in ("learn", "test")]
+    for store in stores:
+        if s.subjects:
+            store.add_subjects(s.subjects)
+    ids = {id for store in stores for id in store.ids}
+    subjects = {id: person for store in stores for id, person in store.subjects.items()}
+    parts = split_from_lists(ids, subjects=subjects, train=s.train_list, val=s.val_list, test=s.test_list)
     return {"train": parts["train"], "calibrate": parts["val"], "test": parts["test"]}
 
 

@@ -108,6 +108,7 @@ class ScanSource:
         val_list: The same for those that validate and set the thresholds.
         test_list: The same for those that are scored.
         test_store: Store of the same scans at the size that is scored; `""`: `store`.
+        subjects: File that says who is who; None: the stores and the names do.
     """
 
     store: str
@@ -115,6 +116,7 @@ class ScanSource:
     val_list: str
     test_list: str
     test_store: str = ""
+    subjects: str | None = None
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,9 @@ import torch
 from mmccd import __version__
 from mmccd.anatomy import MODALITIES, VERSION
 from mmccd.cases.case import Case
+from mmccd.cases.health import check_no_lesion
 from mmccd.cases.names import find_cases
+from mmccd.cases.people import check_subjects, store_subjects
 from mmccd.cases.phantoms import Phantoms
 from mmccd.cases.records import (
     FORMAT,
@@ -32,6 +34,7 @@ from mmccd.cases.records import (
     store_errors,
 )
 from mmccd.cases.resume import Source, Task, check_recipe, first_modalities, lacks, source_files, unfinished
+from mmccd.cases.subjects import read_subjects
 from mmccd.errors import display_name, format_error
 from mmccd.files import folder_lock, output_folder, remove_leftovers, swap_in, working_folder
 from mmccd.intensity import BACKGROUND, DEFAULT, check_method, normalise
@@ -197,7 +200,10 @@ def load_source(source: Source, recipe: Recipe) -> Case:
         ValueError: if the case cannot be read.
     """
     if not isinstance(source, dict):
-        return Case.load(source, recipe["modalities"])
+        case = Case.load(source, recipe["modalities"])
+        if recipe["healthy"]:
+            check_no_lesion(case, source)
+        return case
     how, slices = recipe["phantom"], recipe["slices"]
     wanted = None if how["whole"] or slices is None else range(slices[0], slices[1] + 1)
     subject = make_phantom(source["kind"], how["seed"], source["index"], wanted, twin=False)
@@ -257,7 +263,7 @@ def run_tasks(tasks: Sequence[Task], place: Place, recipe: Recipe, jobs: int = 1
 
 
 def plan(
-    raw: Raw, place: Place, modalities: str | Iterable[str] | None, **options: Any
+    raw: Raw, place: Place, modalities: str | Iterable[str] | None, left_out: list[str] | None = None, **options: Any
 ) -> tuple[Sequence[Task], Recipe, bool]:
     """Return what is to be done, before anything is: the tasks, the recipe, and whether the store is new.
 
@@ -265,15 +271,16 @@ def plan(
         raw: path or paths as `find_cases` takes them, or `Phantoms`.
         place: of the store.
         modalities: which, or None.
+        left_out: is given a sentence on each image that belongs to no case.
         **options: of `make_recipe`.
 
     Raises:
         ValueError: if there is nothing to do, or the store was made in another way.
     """
     old = read_store(place)
-    tasks: Sequence[Task] = raw.tasks() if isinstance(raw, Phantoms) else find_cases(raw)
+    tasks: Sequence[Task] = raw.tasks() if isinstance(raw, Phantoms) else find_cases(raw, left_out)
     if modalities is None:
-        from_data = MODALITIES if isinstance(raw, Phantoms) else first_modalities(tasks)
+        from_data = MODALITIES if isinstance(raw, Phantoms) else first_modalities(tasks, left_out)
         modalities = old["modalities"] if old else from_data
     phantom = {"version": VERSION, "seed": raw.seed, "whole": raw.whole} if isinstance(raw, Phantoms) else None
     wanted = [modalities] if isinstance(modalities, str) else list(modalities)
@@ -336,6 +343,7 @@ def prepare(
     normalisation: str = DEFAULT,
     jobs: int = 1,
     progress: bool = True,
+    subjects: str | PathLike[str] | None = None,
 ) -> dict[str, Any]:
     """Write a store of slices for training; goes on where an earlier run stopped.
 
@@ -351,6 +359,7 @@ def prepare(
         normalisation: a name in `intensity.METHODS`.
         jobs: processes, 0 chooses; unless it is 1, a script must call this under `if __name__ == "__main__":`.
         progress: a bar, if on a terminal.
+        subjects: file that says who is who (see `subjects.read_subjects`); the store keeps it for `train`.
 
     Returns:
         "store", "new" and "kept" (cases), "failed" (id and error each), "notes" (sentences on what one should know),
@@ -360,9 +369,12 @@ def prepare(
         ValueError: if nothing can be prepared, the store was made in another way, or cannot be written.
     """
     options = dict(size=size, slices=slices, tumour_free=tumour_free, min_brain=min_brain, healthy=healthy)
-    tasks, recipe, new = plan(raw, store, modalities, normalisation=normalisation, **options)
+    left_out, people = [], read_subjects(subjects) if subjects else {}
+    tasks, recipe, new = plan(raw, store, modalities, left_out, normalisation=normalisation, **options)
     with store_group(store, recipe, new):
-        todo, kept, failed, notes = unfinished(tasks, store, recipe, read_cases(store, recipe))
+        before = read_cases(store, recipe)
+        left_out += check_subjects(people, {*before.records, *(id for id, _ in tasks)}, subjects)
+        todo, kept, failed, notes = unfinished(tasks, store, recipe, before)
         results = run_tasks(todo, store, recipe, count_processes(jobs, len(todo), store))
         done = len(tasks) - len(todo)
         for r in track(results, "prepare", "case", total=len(tasks), first=done, show=progress):
@@ -377,12 +389,13 @@ def prepare(
                 f"No slice of {cases} is fit for a store: all show lesion or have too little brain; "
                 "ask for other slices, or for less brain."
             )
+        store_subjects(store, people)
     return {
         "store": str(store),
         "new": len(tasks) - len(kept) - len({f["id"] for f in failed} & {id for id, _ in tasks}),
         "kept": len(kept),
         "failed": failed,
-        "notes": notes + lacks(records),
+        "notes": left_out + notes + lacks(records),
         "cases": len(records),
         "slices": len(rows),
         "ill": sum(bool(row[2]) for row in rows),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mmccd.anatomy import MODALITIES
-from mmccd.cases.names import choose_files
+from mmccd.cases.names import choose_files, find_files
 from mmccd.cases.records import Cases, Place, Recipe, Record, case_error, open_arrays
 from mmccd.errors import display_name, format_error
 from mmccd.files import hash_file
@@ -110,16 +110,25 @@ def unfinished(
     return todo, done, failed, notes
 
 
-def first_modalities(tasks: Sequence[Task]) -> list[str]:
+def first_modalities(tasks: Sequence[Task], notes: list[str] | None = None) -> list[str]:
     """Return the modalities of the first case that can be read.
+
+    Args:
+        tasks: the cases.
+        notes: is given a sentence on each modality that is left out because two files of that case claim to be it.
 
     Raises:
         ValueError: if there is none.
     """
     problem: Exception | None = None
-    for _, path in tasks:
+    for id, path in tasks:
+        if isinstance(path, dict):
+            return list(MODALITIES)
         try:
-            return list(choose_files(path)[0]) if not isinstance(path, dict) else list(MODALITIES)
+            files = find_files(path)
+            if notes is not None:
+                notes += [f"{id}: {note}" for note in files.notes if set(files.images) < set(MODALITIES)]
+            return list(files.images)
         except (ValueError, OSError) as error:
             problem = problem or error
     raise problem or ValueError("There is nothing to prepare: the list of cases is empty.")

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from os import PathLike
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 
+from mmccd.cases.filenames import nfc
+from mmccd.cases.people import check_subjects, stored_subjects
 from mmccd.cases.records import (
     Place,
     Record,
@@ -19,6 +22,7 @@ from mmccd.cases.records import (
     slice_checks,
     store_error,
 )
+from mmccd.cases.subjects import read_subjects
 from mmccd.errors import display_name, format_error
 from mmccd.runtime import counted
 
@@ -46,6 +50,7 @@ class SliceStore:
         recipe: how it was made.
         records: what is known of each case, by id.
         notes: sentences on what whoever uses it should know.
+        subjects: person by name of the case, where somebody said so (see `cases.people`).
     """
 
     recipe: dict[str, Any]
@@ -64,7 +69,17 @@ class SliceStore:
         for id, wrong in damaged.items():
             more = f", and {counted(len(damaged) - 1, 'other case')} too" * (len(damaged) > 1)
             raise case_error(place, id, wrong + more)
-        self.notes = store_notes(place, recipe, unfinished)
+        self.notes, self.subjects = store_notes(place, recipe, unfinished), stored_subjects(place)
+
+    def add_subjects(self, path: str | PathLike[str]) -> None:
+        """Let a file say who is who (see `subjects.read_subjects`), beside what the store was told; nothing is written.
+
+        Raises:
+            ValueError: if it cannot be read, or none of its names is a case.
+        """
+        said = read_subjects(path)
+        self.notes += check_subjects(said, self.ids, path)
+        self.subjects |= said
 
     @property
     def ids(self) -> list[str]:
@@ -189,6 +204,7 @@ class SliceDataset:
         known: is it known of every slice where it shows lesion?
         nbytes: bytes of the slices.
         notes: those of the store.
+        subjects: person by name of the case, where somebody said so.
     """
 
     def __init__(
@@ -201,6 +217,7 @@ class SliceDataset:
     ) -> None:
         """See `SliceStore.dataset`."""
         self.place, self.notes = store.place, store.notes
+        self.subjects = {r.id: store.subjects[nfc(r.id)] for r in rows if nfc(r.id) in store.subjects}
         self.records: dict[str, Record] = {r.id: store.records[r.id] for r in rows}
         self.rows, self.modalities, self.recipe = rows, modalities, recipe
         self.channels = [recipe["modalities"].index(m) for m in modalities]

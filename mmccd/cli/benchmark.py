@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import typer
 
 from mmccd.cli.app import command, command_line, interrupted_as
-from mmccd.cli.options import Device, Options, Seed, parse_list, put_json
+from mmccd.cli.options import Device, Options, Seed, Subjects, parse_list, put_json
 from mmccd.registry import METHODS, table_methods
 from mmccd.runtime import pick_device
 
@@ -64,6 +64,7 @@ class BenchmarkOptions(Options):
             show_default=False,
         ),
     ] = ""
+    subjects: Subjects = None
     pairs: Annotated[
         str,
         typer.Option(
@@ -115,12 +116,16 @@ def make_plan(options: BenchmarkOptions) -> "Plan":
         )
     if options.test_store and not options.store:
         raise ValueError("--test-store goes with --store: leave it out for phantoms")
+    if options.subjects and not options.store:
+        raise ValueError("--subjects goes with --store: leave it out for phantoms")
     from mmccd.benchmark.plan import DEFAULT_ROWS, PAIRS, Plan, ScanSource, split_lists
 
     pairs: Any = PAIRS if options.pairs == "all" else tuple(tuple(p.split("-")) for p in parse_list(options.pairs))
     scans = None
     if options.store:
-        scans = ScanSource(options.store, test_store=options.test_store, **split_lists(options.lists))
+        subjects = str(options.subjects) if options.subjects else None
+        lists = split_lists(options.lists)
+        scans = ScanSource(options.store, test_store=options.test_store, subjects=subjects, **lists)
     return Plan(
         out=str(options.out),
         preset=options.preset,

@@ -23,6 +23,16 @@ Json = Annotated[
     ),
 ]
 
+Subjects = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Who is who, where names do not tell: a case and its person a line, as CSV, TSV or two words. The cases of "
+        "one person are never parted.",
+        show_default=False,
+    ),
+]
+
 Input = Annotated[
     str,
     typer.Option(

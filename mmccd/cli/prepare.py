@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar
 import typer
 
 from mmccd.cli.app import command, interrupted_as
-from mmccd.cli.options import Options, Seed, count, parse_list, put_json, slice_range
+from mmccd.cli.options import Options, Seed, Subjects, count, parse_list, put_json, slice_range
 from mmccd.runtime import counted, say
 
 
@@ -74,6 +74,7 @@ class PrepareOptions(Options):
             help="Make whole phantom heads, and measure brightness over them as in real scans: ten times slower.",
         ),
     ] = False
+    subjects: Subjects = None
     jobs: Annotated[
         int,
         typer.Option(
@@ -151,5 +152,6 @@ def prepare(options: PrepareOptions) -> int:
             healthy=options.assume_healthy,
             normalisation=options.normalisation or DEFAULT,
             jobs=options.jobs,
+            subjects=options.subjects,
         )
     return print_store(result, options.json)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, cast
 import typer
 
 from mmccd.cli.app import command
-from mmccd.cli.options import Device, Options, parse_list, put_json, setting
+from mmccd.cli.options import Device, Options, Subjects, parse_list, put_json, setting
 from mmccd.registry import METHODS, Method, find_method, trainable_methods
 from mmccd.runtime import counted
 
@@ -109,6 +109,7 @@ class TrainOptions(Options):
     val_list: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Names of the subjects to validate on.", show_default=False)
     ] = None
+    subjects: Subjects = None
     seed: Annotated[
         int, typer.Option(min=0, help="Seed of all randomness (split, first weights, order): same seed, same result.")
     ] = 0
@@ -188,7 +189,9 @@ def train(options: TrainOptions) -> None:
     input, target = fields["input"], fields.get("target", "")
     cycle = load_decoder(options.decoder, first.config.input, first.config.target) if options.decoder else None
     lists = options.train_list, options.val_list
-    data, val = store_data(options.store, input, target, options.val, *lists, options.seed, fields["modalities"])
+    data, val = store_data(
+        options.store, input, target, options.val, *lists, options.seed, fields["modalities"], options.subjects
+    )
     detector = new_detector(
         options.method, options.seed, **fields, **{k: data.recipe[k] for k in ("size", "normalisation")}
     )

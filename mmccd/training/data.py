@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 class TrainingData(Protocol):
     """Slices to train or validate on, such as the data sets of a store.
 
-    Where a data set has them, `ids` (whose slices these are), `rows` (area of the lesion in each slice), `recipe` (how
-    they were prepared) and `describe()` (in words) are used to refuse mistakes and for the record.
+    Where a data set has them, `ids` (whose slices these are), `subjects` (person by id, where somebody said so), `rows`
+    (area of the lesion in each slice), `recipe` (how they were prepared), `notes` and `describe()` (in words) are used
+    to refuse mistakes and for the record.
     """
 
     def __len__(self) -> int:
@@ -37,6 +38,7 @@ def store_data(
     val_list: str | Path | None = None,
     seed: int = 0,
     modalities: Sequence[str] = (),
+    subjects: str | Path | None = None,
 ) -> tuple[SliceDataset, SliceDataset]:
     """Healthy slices of a store to train on, and those of other subjects to validate on.
 
@@ -49,6 +51,7 @@ def store_data(
         val_list: File with the names of the cases to validate on.
         seed: Of the split.
         modalities: Which to load; none means input and target.
+        subjects: File that says who is who (see `cases.subjects.read_subjects`), beside what the store was told.
 
     Raises:
         ValueError: The two modalities are the same, the lists or the split leave nothing to train or validate on, or
@@ -65,6 +68,8 @@ def store_data(
     if train_list is None and not val:
         raise ValueError("--val must leave at least one subject to validate on")
     slices = SliceStore(store)
+    if subjects:
+        slices.add_subjects(subjects)
     healthy = sorted({r.id for r in slices.table if not r.lesion_cm2})  # not known counts: `dataset` explains it
     if not healthy:
         raise ValueError(
@@ -72,9 +77,9 @@ def store_data(
             "or wider --slices"
         )
     if train_list and val_list:
-        parts = split_from_lists(slices.ids, train=train_list, val=val_list)
+        parts = split_from_lists(slices.ids, subjects=slices.subjects, train=train_list, val=val_list)
     else:
-        parts = split_subjects(healthy, val=val, seed=seed)
+        parts = split_subjects(healthy, val=val, seed=seed, subjects=slices.subjects)
 
     def healthy_part(name: str, purpose: str) -> SliceDataset:
         ids = [i for i in parts[name] if i in healthy]
@@ -91,7 +96,18 @@ def subjects_of(data: TrainingData) -> set[str]:
     """The subjects of a data set; a subject may have several cases. Empty where the data set does not know."""
     from mmccd.cases.subjects import subject_of
 
-    return {subject_of(str(i)) for i in getattr(data, "ids", ())}
+    return {subject_of(str(i), getattr(data, "subjects", None)) for i in getattr(data, "ids", ())}
+
+
+def data_notes(data: TrainingData, val: TrainingData) -> list[str]:
+    """Sentences of warning on what is trained and validated on: for the user, and for the record of the run."""
+    from mmccd.cases.subjects import FEW_SUBJECTS, doubtful_subjects, few_subjects_notes
+
+    of_store = dict.fromkeys(note for part in (data, val) for note in getattr(part, "notes", ()))
+    subjects = {**getattr(data, "subjects", {}), **getattr(val, "subjects", {})}
+    ids = [str(i) for part in (data, val) for i in getattr(part, "ids", ())]
+    few = few_subjects_notes(len(subjects_of(val)), "validation", f"--val {FEW_SUBJECTS}")
+    return [*of_store, *doubtful_subjects(ids, subjects), *few]
 
 
 def check_healthy(data: TrainingData, val: TrainingData) -> None:

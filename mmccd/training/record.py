@@ -27,7 +27,8 @@ def data_record(data: TrainingData) -> Record:
     """What a data set is, with a checksum over the images and brains of up to 32 slices spread over it."""
     some = without_labels(data.batch(evenly_spaced(len(data), 32)))
     check = hashlib.sha256(b"".join(some[k].contiguous().numpy().tobytes() for k in sorted(some))).hexdigest()[:16]
-    return {
+    subjects = getattr(data, "subjects", None)
+    return ({"subjects": dict(subjects)} if subjects else {}) | {
         "slices": len(data),
         "what": describe_data(data),
         "ids": list(getattr(data, "ids", [])),

@@ -15,7 +15,7 @@ from mmccd.files import folder_lock, output_folder, write_atomic
 from mmccd.runtime import counted, pick_device, say, single_thread
 from mmccd.training.card import card
 from mmccd.training.checkpoint import checkpoint_step, explained_write_errors
-from mmccd.training.data import TrainingData, check_healthy, subjects_of
+from mmccd.training.data import TrainingData, check_healthy, data_notes, subjects_of
 from mmccd.training.log import Row, curve_figure, log_text
 from mmccd.training.record import Record, describe_run, open_run, read_run, write_record
 from mmccd.training_loop import PRESETS, TrainConfig
@@ -23,8 +23,6 @@ from mmccd.training_loop import PRESETS, TrainConfig
 if TYPE_CHECKING:
     from mmccd.training.callback import TrainingCallback
     from mmccd.training.fit import DetectorModule
-
-FEW_SUBJECTS = 3  # to validate on; with fewer the threshold says little about other people
 
 
 def check_slices_fit(detector: Detector, data: TrainingData, purpose: str) -> None:
@@ -72,11 +70,7 @@ def opening_lines(
     n_train, n_val = len(subjects_of(data)), len(subjects_of(val))
     of_train, of_val = (f" of {counted(n, 'subject')}" if n else "" for n in (n_train, n_val))
     lines = [f"learning from {counted(len(data), 'healthy slice')}{of_train}, validating on {len(val)}{of_val}"]
-    if 0 < n_val < FEW_SUBJECTS:
-        lines.append(
-            f"the threshold rests on {counted(n_val, 'validation subject')} only, and may be far off for others: "
-            f"better validate on {FEW_SUBJECTS} or more (--val {FEW_SUBJECTS})"
-        )
+    lines += data_notes(data, val)
     if checkpoint:
         lines.append(f"going on from step {checkpoint_step(checkpoint)} of {config.steps}")
     elif resume:
@@ -190,6 +184,7 @@ def train(
         if record["status"] == "done":
             say(f"the training in {out} is done already")
             return record
+        record |= {"notes": notes} if (notes := data_notes(data, val)) else {}
         if progress:
             print(*opening_lines(data, val, config, checkpoint, resume), sep="\n", file=sys.stderr, flush=True)
         from mmccd.training.callback import TrainingCallback

@@ -119,9 +119,7 @@ def test_the_record_is_written_durably(tmp_path, monkeypatch):
     "The record is the way back into a run: it must be on the disk before the first checkpoint is."
     synced = []
     real = os.fsync
-    monkeypatch.setattr(
-        files.os, "fsync", lambda fd: (synced.append(any(tmp_path.glob(".*.part"))), real(fd))
-    )
+    monkeypatch.setattr(files.os, "fsync", lambda fd: (synced.append(any(tmp_path.glob(".*.part"))), real(fd)))
     record.write_record(tmp_path, {"status": "not done"})
     assert synced == [True, False]  # the file before it gets its name, then the folder
     assert json.loads((tmp_path / "train.json").read_text()) == {"status": "not done"}
