@@ -20,7 +20,7 @@ from mmccd.errors import display_name
 
 PathLikeStr = str | PathLike[str]
 
-LOCK = ".lock"  # of a folder
+LOCK, MARK = ".lock", b"mmccd\n"  # name of a folder's lock, and what it holds if it is ours
 PATIENCE = 10.0  # seconds to wait for a process that swaps a folder in, which takes it milliseconds
 PREFIX, SUFFIX = ".mmccd-", ".part"  # of what is not finished
 PART = re.compile(r"\.mmccd-\w{8}\.part")
@@ -165,10 +165,12 @@ def folder_lock(folder: PathLikeStr, doing: str, wait: float = 0.0) -> Iterator[
             raise FolderBusyError(f"Another process is {doing} in {display_name(folder)}: wait for it or stop it.")
         time.sleep(0.02)
     try:
+        if not os.fstat(lock).st_size:
+            os.write(lock, MARK)
         yield
     finally:
         with suppress(OSError):  # Windows removes no file that is open
-            path.unlink()
+            _remove_lock(path, lock)
         os.close(lock)
 
 
@@ -236,6 +238,12 @@ def remove_leftovers(folder: PathLikeStr) -> None:
                 continue
             try:
                 _clear(part) if is_folder else part.unlink()
+            finally:
+                os.close(lock)
+    with suppress(OSError, ValueError):
+        if (lock := _lock_file(path := Path(folder) / LOCK, create=False, sure=True)) is not None:
+            try:
+                _remove_lock(path, lock)
             finally:
                 os.close(lock)
 
@@ -322,6 +330,13 @@ def _is_named(file: int, path: Path) -> bool:
         return os.path.samestat(os.fstat(file), os.lstat(path))
     except FileNotFoundError:
         return False
+
+
+def _remove_lock(path: Path, lock: int) -> None:
+    """Remove the lock of a folder, which this process has; a file of this name that is somebody else's stays."""
+    os.lseek(lock, 0, os.SEEK_SET)
+    if os.read(lock, len(MARK) + 1) == MARK:
+        path.unlink()
 
 
 def _clear(part: Path) -> None:

@@ -215,7 +215,7 @@ def detect_many(
             for id, path in tqdm(cases, desc="detect", unit="case", disable=None if progress else True)
         ]
         if any(c["status"] == "skipped" for c in mine):
-            results.update()  # it may be missing, or of a run that was killed
+            results.settle()
         entries = {c["id"]: c for c in [*results.cases(), *mine]}
     notes = {"notes": left_out} if left_out else {}
     return run | notes | {"cases": [entries[id] for id in sorted(entries)]}

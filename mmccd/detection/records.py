@@ -368,6 +368,13 @@ class ResultFolder:
                 write_atomic(self.out / id / record_name(id), text.encode())
             self.update()
 
+    def settle(self) -> None:
+        """Do what a run that was killed may have left undone after its last case; for a run that keeps cases."""
+        with writing(self.out), self.lock():
+            self.look()
+            self.remove_replaced()
+            self.update()
+
     def cases(self) -> list[CaseEntry]:
         """Return the entries of `detect.json`, sorted by name."""
         same, listed = same_run(self.state.run, self.run), self.state.listed()

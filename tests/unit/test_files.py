@@ -79,7 +79,15 @@ def test_a_lock_that_is_a_link_is_refused(tmp_path):
 
 
 def test_one_process_at_a_time(tmp_path):
-    (tmp_path / ".lock").touch()  # left by a run that was killed: nobody has it
+    def killed():
+        with folder_lock(tmp_path, "training"):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    in_a_process_that_dies(killed)
+    assert hidden(tmp_path) == [".lock"]
+    remove_leftovers(tmp_path)
+    assert not hidden(tmp_path)
+    (tmp_path / ".lock").touch()  # of version 0.1.0, which left it: nobody has it
     with folder_lock(tmp_path, "training"):
         for wait in (0, 0.05):
             with (
@@ -87,9 +95,14 @@ def test_one_process_at_a_time(tmp_path):
                 folder_lock(tmp_path, "training", wait),
             ):
                 pass
+            remove_leftovers(tmp_path)
+            assert hidden(tmp_path)
     assert not hidden(tmp_path)
+    (tmp_path / ".lock").write_text("of another program")
     with folder_lock(tmp_path, "training"):
-        pass
+        remove_leftovers(tmp_path)
+    remove_leftovers(tmp_path)
+    assert (tmp_path / ".lock").read_text() == "of another program"
 
 
 def test_leftovers_of_killed_runs_go_and_those_of_the_living_stay(tmp_path):
