@@ -108,9 +108,9 @@ def choose_claim(folder: PathLikeStr, modality: str, names: dict[Path, FileName]
     heads = [p for p in claims if p not in stripped]
     owners = {names[p].owner for p in claims} - {""}
     note = ""
-    if modality == "seg" or not stripped or len(owners) > 1:
+    if modality == "seg" or not stripped:
         claims = [p for p in claims if names[p].ends] or claims
-    elif heads:
+    elif heads and len(owners) < 2:
         claims, note = stripped, f"{stripped[0].name} is read, not {heads[0].name}: it is the one without skull"
     if len(claims) > 1:
         raise ambiguous_modality_error(folder, modality, *claims[:2])
@@ -212,7 +212,7 @@ def possible_lesions(path: PathLikeStr) -> list[Path]:
             p: n for p, n in names.items() if n.stem.startswith(before) and not n.stem[len(before) :][:1].isalnum()
         }
         return [p for p, n in found.items() if n.kind in ("seg", "label")]
-    ours = {n.stem.removesuffix("_anomaly") for n in names.values()}  # what `detect` wrote is no label
+    ours = {n.stem.removesuffix("_anomaly") for n in names.values() if n.stem.endswith("_anomaly")}  # from `detect`
     unsure = [p for p, n in names.items() if n.kind == "label" and n.stem.removesuffix("_segmentation") not in ours]
     segs = [p for p, n in names.items() if n.kind == "seg"]
     unsure += segs if len(segs) > 1 else []
@@ -410,9 +410,9 @@ def expand_cases(path: Path, notes: list[str] | None = None) -> list[Path]:
             continue
         seen.add(identity)
         kinds[here] = folder_kind(here)
-        if kinds[here][0] != "case":
-            left += [p for p in reversed(case_folders(here)) if not p.is_symlink()]
-            links += [p for p in case_folders(here) if p.is_symlink()]
+        below = case_folders(here) if kinds[here][0] != "case" else []
+        left += [p for p in reversed(below) if not p.is_symlink()]
+        links += [p for p in below if p.is_symlink()]
     return sort_out(path, kinds, notes if notes is not None else [])
 
 

@@ -119,7 +119,8 @@ class SliceStore:
         ids = self.ids if ids is None else [ids] if isinstance(ids, str) else list(ids)
         self._check("case", ids, self.records)
         self._check("modality", modalities, self.recipe["modalities"])
-        rows = [r for r in self.table if r.id in set(ids) and r.brain_cm2 >= min_brain]
+        wanted = set(ids)
+        rows = [r for r in self.table if r.id in wanted and r.brain_cm2 >= min_brain]
         unknown = {r.id for r in rows if r.lesion_cm2 is None}
         if tumour_free and unknown:
             raise ValueError(
@@ -135,7 +136,8 @@ class SliceStore:
         return SliceDataset(self, chosen, modalities, self.recipe | {"chosen": how}, in_memory)
 
     def _check(self, what: str, names: Sequence[str], known: Iterable[str]) -> None:
-        missing = [n for n in names if n not in set(known)]
+        known = set(known)
+        missing = [n for n in names if n not in known]
         if missing:
             more = f" (and {len(missing) - 1} more)" * (len(missing) > 1)
             place = display_name(self.place)

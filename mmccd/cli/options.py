@@ -27,8 +27,8 @@ Subjects = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE",
-        help="Who is who, where names do not tell: a case and its person a line, as CSV, TSV or two words. The cases of "
-        "one person are never parted.",
+        help="Who is who, where names do not tell: a case and its person a line, as CSV, TSV or two words. "
+        "No person is parted.",
         show_default=False,
     ),
 ]

@@ -70,7 +70,7 @@ def store_data(
     slices = SliceStore(store)
     if subjects:
         slices.add_subjects(subjects)
-    healthy = sorted({r.id for r in slices.table if not r.lesion_cm2})  # not known counts: `dataset` explains it
+    healthy = {r.id for r in slices.table if not r.lesion_cm2}  # not known counts: `dataset` explains it
     if not healthy:
         raise ValueError(
             f"there is no healthy slice in {display_name(store)}: all show lesion; prepare more cases, "
