@@ -126,7 +126,7 @@ class Detector(nn.Module):
 
     @classmethod
     def from_pretrained(cls, name, variant=None) -> "Detector":
-        return load_detector(name, cls, variant)  # name: a folder, a packaged name, or a hub id
+        return load_detector(name, cls, variant)  # name: as for `load_detector`
 
 # %% ../nbs/components/03_detector.ipynb #86c525ae
 SIGNS = {"flair": 1, "t1": -1, "t1ce": 1, "t2": 1}  # on which side of the median lesions lie
@@ -324,7 +324,7 @@ def find_class(
 
 # %% ../nbs/components/03_detector.ipynb #2bd58445
 def load_detector(
-    name: str | Path,  # a folder, a packaged name, or a hub id such as owner/name; a variant stands after a colon
+    name: str | Path,  # a folder, a packaged name, or hf:owner/name on the hub; a variant stands after a colon
     cls: type = Detector,  # what it has to be
     variant: str | None = None,  # which of several in that folder; None: the first
 ) -> Detector:  # on the CPU, in evaluation mode
@@ -333,7 +333,8 @@ def load_detector(
     stored = read_weights(folder, variant)
     with naming_damage(folder):
         found = find_class(stored.detector, cls)
-        stored.check_config(found.Config)
+    stored.check_config(found.Config)
+    with naming_damage(folder):
         with torch.device("meta" if stored.is_ours else "cpu"):  # "meta": shapes alone, whatever the config asks for
             stored.check_tensors(found(found.Config(**stored.config)).state_dict())
         detector = found(found.Config(**stored.config))

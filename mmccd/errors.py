@@ -6,11 +6,7 @@ from os import PathLike
 TURNING = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")  # the text around them
 
 
-class FileError(ValueError):
-    """A file or folder cannot be used; the sentence names it."""
-
-
-def file_error(path: str | PathLike[str], wrong: str, todo: str) -> FileError:
+def file_error(path: str | PathLike[str], wrong: str, todo: str) -> ValueError:
     """Return the error for a file or folder that cannot be used; the caller raises it.
 
     Args:
@@ -18,7 +14,7 @@ def file_error(path: str | PathLike[str], wrong: str, todo: str) -> FileError:
         wrong: what is wrong with it, as "it is 4-D".
         todo: what to do about it, as "save a single volume of it".
     """
-    return FileError(f"Cannot read {display_name(path)}: {wrong}; {todo}.")
+    return ValueError(f"Cannot read {display_name(path)}: {wrong}; {todo}.")
 
 
 def display_name(path: object) -> str:

@@ -16,7 +16,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from mmccd.errors import display_name
+from mmccd.errors import display_name, file_error
 
 PathLikeStr = str | PathLike[str]
 
@@ -27,6 +27,23 @@ PART = re.compile(r"\.mmccd-\w{8}\.part")
 OLD_PART = re.compile(r"\.part-\w{8}")
 OLD_FILE = re.compile(r"(\.\d+-)?.+_(anomaly|segmentation)\.nii\.gz|.+_report\.png")
 NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+
+
+def user_path(path: PathLikeStr) -> Path:
+    """Return the path that a user means: `~` at its beginning is the home folder, `./~` a folder of that name.
+
+    Every function that users give a path calls this, and no other place knows about `~`; twice is no harm.
+
+    Raises:
+        ValueError: if this user has no home folder.
+    """
+    text = os.fspath(path)
+    if re.match(r"\.[/\\]~", text):
+        return Path(text).absolute()  # as a relative `Path` it would lose the `./`
+    found = os.path.expanduser(text)
+    if found == text and re.match(r"~([/\\]|$)", text):
+        raise file_error(path, "this user has no home folder", "write the path in full")
+    return Path(found)
 
 
 def hash_file(path: PathLikeStr) -> str:
@@ -119,10 +136,10 @@ def output_folder(out: PathLikeStr) -> Iterator[Path]:
     Raises:
         ValueError: if there can be no such folder, or nothing can be written into it.
     """
+    out = user_path(out)
     if display_name(out) != str(out):
         reason = "its name has characters that cannot be read; rename it"
         raise ValueError(f"Cannot write into {display_name(out)}: {reason}.")
-    out = Path(out)
     new = [p for p in (out, *out.parents) if not p.exists()]
     try:
         out.mkdir(parents=True, exist_ok=True)

@@ -8,10 +8,12 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 
+from mmccd.errors import display_name
+
 
 def say(text: str) -> None:
     """Print one line for the user on standard error, so that standard output stays clean."""
-    print(f"mmccd: {text}", file=sys.stderr)
+    print(f"mmccd: {display_name(text)}", file=sys.stderr)
 
 
 def pick_device(name: str) -> str:

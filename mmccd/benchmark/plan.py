@@ -8,7 +8,7 @@ from typing import Any
 from mmccd.anatomy import MODALITIES
 from mmccd.baselines import WITH_SKIPS
 from mmccd.cases.phantoms import Phantoms
-from mmccd.files import write_atomic, writing
+from mmccd.files import user_path, write_atomic, writing
 from mmccd.masked_diffusion import SAMPLERS
 from mmccd.registry import METHODS, table_methods
 from mmccd.training.record import first_difference
@@ -152,7 +152,7 @@ class Plan:
 
     def __post_init__(self) -> None:
         set_field = object.__setattr__  # frozen, from here on
-        set_field(self, "out", str(self.out))
+        set_field(self, "out", str(user_path(self.out)))
         set_field(self, "pairs", tuple(tuple(p) for p in self.pairs))
         for what, names, known in (
             ("preset", (self.preset,), RECIPES),
@@ -266,7 +266,9 @@ def split_lists(name: str | Path) -> dict[str, str]:
         ValueError: There is no such folder, or one of its lists is missing.
     """
     known = sorted(p.name for p in SPLITS.iterdir())
-    folder = SPLITS / name if name in known and not (Path(name) / "train.txt").is_file() else Path(name)
+    folder = user_path(name)
+    if name in known and not (folder / "train.txt").is_file():
+        folder = SPLITS / name
     if not folder.is_dir():
         raise ValueError(
             f"there is no folder {folder} with lists: name one that holds train.txt, val.txt and test.txt, "

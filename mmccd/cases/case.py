@@ -15,6 +15,7 @@ from mmccd.cases.grid import Grid, check_same_grid
 from mmccd.cases.names import case_id, find_files
 from mmccd.cases.nifti import read_labels, read_volume, write_nifti
 from mmccd.errors import file_error
+from mmccd.files import user_path
 from mmccd.intensity import DEFAULT, normalise
 from mmccd.phantom import Phantom
 from mmccd.slices import to_slices
@@ -101,6 +102,8 @@ class Case:
         brain: PathLikeStr | None = None,
     ) -> Case:
         """Read a case from named files; see `read_case`. Without `id` the first file's name gives it."""
+        files = {modality: user_path(path) for modality, path in files.items()}
+        seg, brain = (user_path(path) if path else None for path in (seg, brain))
         return cls(id=id or case_id(next(iter(files.values()), "")), **read_case(files, seg, brain))
 
     @classmethod
@@ -114,6 +117,7 @@ class Case:
         Raises:
             ValueError: if something about the files is wrong, in one sentence.
         """
+        path = user_path(path)
         files = find_files(path, modalities)
         case = cls.from_files(files.images, files.seg, id=case_id(path))
         case.notes[:0] = files.notes
@@ -167,4 +171,4 @@ class Case:
 
     def save(self, volume: np.ndarray, path: PathLikeStr) -> None:
         """Write a volume (x, y, z) in LPS onto the grid of the input; see `nifti.write_nifti`."""
-        write_nifti(volume, self.grid, path)
+        write_nifti(volume, self.grid, user_path(path))

@@ -10,6 +10,7 @@ from pathlib import Path
 from mmccd.anatomy import MODALITIES
 from mmccd.cases.filenames import NAMES, NIFTI, FileName, nfc, read_name
 from mmccd.errors import display_name, file_error
+from mmccd.files import user_path
 
 PathLikeStr = str | PathLike[str]
 
@@ -458,8 +459,9 @@ def find_cases(paths: PathLikeStr | Iterable[PathLikeStr], notes: list[str] | No
         ValueError: if two different cases have the same id.
     """
     found: dict[str, Path] = {}
-    for path in [paths] if isinstance(paths, str | PathLike) else paths:
-        for case in expand_cases(Path(path), notes) or [Path(path)]:
+    for path in map(user_path, [paths] if isinstance(paths, str | PathLike) else paths):
+        for case in expand_cases(path, notes) or [path]:
+            case = case.absolute() if str(case).startswith("~") else case  # found in the folder `.`, not given
             id = case_id(case)
             other = found.setdefault(id, case)
             if os.path.realpath(other) != os.path.realpath(case):  # the same case twice is no harm

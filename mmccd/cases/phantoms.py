@@ -9,7 +9,16 @@ from typing import Any
 import numpy as np
 
 from mmccd.anatomy import KINDS
-from mmccd.files import PATIENCE, folder_lock, output_folder, remove_leftovers, swap_in, working_folder, writing
+from mmccd.files import (
+    PATIENCE,
+    folder_lock,
+    output_folder,
+    remove_leftovers,
+    swap_in,
+    user_path,
+    working_folder,
+    writing,
+)
 from mmccd.phantom import Phantom, make_phantom, phantom_id
 
 PathLikeStr = str | PathLike[str]
@@ -100,8 +109,9 @@ def write_phantom(phantom: Phantom, out: PathLikeStr, overwrite: bool = False) -
     Raises:
         ValueError: if the case is there already.
     """
-    final = Path(out) / phantom.id
-    Path(out).mkdir(parents=True, exist_ok=True)
+    out = user_path(out)
+    final = out / phantom.id
+    out.mkdir(parents=True, exist_ok=True)
     with working_folder(out) as part:
         new = part / "new" / phantom.id
         write_case(new, phantom.id, phantom.volumes, phantom.labels, phantom.affine)
@@ -140,8 +150,8 @@ def make_subjects(
     """
     from tqdm import tqdm
 
-    wanted = list(wanted)
-    there = [p for p in (Path(out) / phantom_id(k, seed, i) for k, i in wanted) if p.exists()]
+    wanted, out = list(wanted), user_path(out)
+    there = [p for p in (out / phantom_id(k, seed, i) for k, i in wanted) if p.exists()]
     if there and not overwrite:
         raise ValueError(f"{there[0]} is already there: choose another folder, or give --overwrite")
     made = []

@@ -32,6 +32,7 @@ from mmccd.cases.records import (
     sealed,
     slice_checks,
     store_errors,
+    user_place,
 )
 from mmccd.cases.resume import Source, Task, check_recipe, first_modalities, lacks, source_files, unfinished
 from mmccd.cases.subjects import read_subjects
@@ -369,7 +370,7 @@ def prepare(
         ValueError: if nothing can be prepared, the store was made in another way, or cannot be written.
     """
     options = dict(size=size, slices=slices, tumour_free=tumour_free, min_brain=min_brain, healthy=healthy)
-    left_out, people = [], read_subjects(subjects) if subjects else {}
+    store, left_out, people = user_place(store), [], read_subjects(subjects) if subjects else {}
     tasks, recipe, new = plan(raw, store, modalities, left_out, normalisation=normalisation, **options)
     with store_group(store, recipe, new):
         before = read_cases(store, recipe)

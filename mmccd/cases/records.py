@@ -18,7 +18,7 @@ from typing_extensions import TypedDict
 
 from mmccd.anatomy import MODALITIES
 from mmccd.errors import display_name
-from mmccd.files import LOCK, PART
+from mmccd.files import LOCK, PART, user_path
 from mmccd.intensity import check_method
 from mmccd.schemas import MAX_BYTES, Natural, checked
 
@@ -118,6 +118,11 @@ def store_errors(place: Place) -> Generator[None]:
 def is_url(place: Place) -> bool:
     """Tell whether a place is an fsspec URL."""
     return "://" in str(place)
+
+
+def user_place(place: Place) -> Place:
+    """Return the place that a user means: a URL as it is, a path with the home folder for `~`."""
+    return place if is_url(place) else user_path(place)
 
 
 def open_place(place: Place, write: bool = False) -> Store:

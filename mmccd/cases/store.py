@@ -21,6 +21,7 @@ from mmccd.cases.records import (
     read_store,
     slice_checks,
     store_error,
+    user_place,
 )
 from mmccd.cases.subjects import read_subjects
 from mmccd.errors import display_name, format_error
@@ -61,6 +62,7 @@ class SliceStore:
         Raises:
             ValueError: if there is none, or the record of a case is damaged.
         """
+        place = user_place(place)
         recipe = read_store(place)
         if recipe is None:
             raise store_error(place, "there is nothing", "check the path, or make it with mmccd prepare")

@@ -6,12 +6,12 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from os import PathLike
-from pathlib import Path
 
 import numpy as np
 
 from mmccd.cases.filenames import nfc
 from mmccd.errors import display_name, file_error
+from mmccd.files import user_path
 from mmccd.runtime import counted
 
 Subjects = Mapping[str, str]
@@ -196,10 +196,11 @@ def read_text(path: str | PathLike[str], todo: str) -> str:
     Raises:
         ValueError: if there is no such file, or it is no text; `todo` says what should be in it.
     """
-    if not Path(path).is_file():
+    path = user_path(path)
+    if not path.is_file():
         raise file_error(path, "there is no such file", "check the path of the list")
     try:
-        return Path(path).read_bytes().decode("utf-8-sig")
+        return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise file_error(path, "it is not plain text", f"save it as UTF-8, {todo}") from error
 

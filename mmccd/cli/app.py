@@ -1,17 +1,20 @@
 """From the words of a shell to the options of a command and back, and from whatever is raised to one sentence."""
 
 import inspect
+import re
 import shlex
 import sys
 import traceback
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from io import TextIOWrapper
 from typing import Annotated, Any, TypeVar
 
 import typer
 
 from mmccd.cli.options import Options, check_json
 from mmccd.errors import format_error
+from mmccd.files import user_path
 from mmccd.runtime import interrupted_code, say, sigterm_as_interrupt
 
 app = typer.Typer(
@@ -94,7 +97,16 @@ def arguments(argv: Sequence[str]) -> tuple[list[str], bool]:
             if word.partition("=")[0] == old:
                 words[i] = new + word[len(old) :]
                 say(f"{old} is now called {new}")
-    return words or ["--help"], "--debug" in argv
+    return [home_expanded(w) for w in words] or ["--help"], "--debug" in argv
+
+
+def home_expanded(word: str) -> str:
+    """Return a word, or an option with its value, with the home folder for `~`, whatever shell it came from.
+
+    `./~` becomes an absolute path, since typer makes `Path`s, which lose the `./`.
+    """
+    option, equals, value = word.partition("=") if re.match(r"--[\w-]+=", word) else ("", "", word)
+    return f"{option}{equals}{user_path(value)}" if re.match(r"(\.[/\\])?~", value) else word
 
 
 def parse(words: Sequence[str]) -> Options | int:
@@ -186,9 +198,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run_command(argv: Sequence[str]) -> int:
     """Run the command of a line and return its exit code."""
-    words, debug = arguments(argv)
+    for stream in (sys.stdout, sys.stderr):  # of another code page than ours: a letter it lacks costs no result
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
-        found = parse(words)
+        found = parse(arguments(argv)[0])
         if not isinstance(found, Options):
             return stopped("stopped") if found == INTERRUPTED else found
         check_json(found)
@@ -196,7 +210,7 @@ def run_command(argv: Sequence[str]) -> int:
     except (KeyboardInterrupt, typer.Abort) as e:
         return stopped(str(e) or "stopped")
     except Exception as e:
-        if debug:
+        if "--debug" in argv:
             traceback.print_exc()
         say(sentence(e))
         return 2

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import typer
 
 from mmccd.cli.app import command, command_line, interrupted_as
-from mmccd.cli.options import Device, Options, Seed, Subjects, parse_list, put_json
+from mmccd.cli.options import Device, Options, Seed, Subjects, parse_list, put_json, show
 from mmccd.registry import METHODS, table_methods
 from mmccd.runtime import pick_device
 
@@ -146,11 +146,11 @@ def print_tables(result: dict[str, Any], where: str) -> None:
     table = table_two(result)
     head, rows = table.head, table.rows
     width = max(len(r[0]) for r in rows)
-    print(table.caption, "", "  ".join([" " * width, *head[1:]]), sep="\n")
+    show("\n".join([table.caption, "", "  ".join([" " * width, *head[1:]])]))
     for name, *cells in rows:
         words = [str(name).ljust(width), *(str(c).ljust(len(h)) for c, h in zip(cells, head[1:]))]
-        print("  ".join(words).rstrip())
-    print("", f"all tables in {where}", sep="\n")
+        show("  ".join(words).rstrip())
+    show(f"\nall tables in {where}")
 
 
 @command(
@@ -166,7 +166,7 @@ def benchmark(options: BenchmarkOptions) -> None:
     if options.plan:
         if plan.scans:
             check_scans(plan)
-        return print(describe_plan(plan))
+        return show(describe_plan(plan))
     with interrupted_as("stopped; the same command goes on"):
         result = run_benchmark(plan, options.jobs, True, command_line(options, always=["preset", "out"]))
     put_json(result, options.json)

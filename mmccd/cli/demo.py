@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import typer
 
 from mmccd.cli.app import command
-from mmccd.cli.options import Device, Options, Seed, put_json
+from mmccd.cli.options import Device, Options, Seed, put_json, show
 from mmccd.registry import METHODS
 from mmccd.runtime import pick_device
 
@@ -188,4 +188,4 @@ def demo(options: DemoOptions) -> None:
         save_png(demo_figure([demo_row(out, id, m, scores) for m in INPUTS], id), out / "compare.png", dpi=100)
     put_json({"seed": options.seed, "results": scores}, options.json)
     if options.json != "-":
-        print(demo_table(scores), demo_text(out, id), sep="\n")
+        show(f"{demo_table(scores)}\n{demo_text(out, id)}")

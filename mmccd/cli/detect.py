@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import typer
 
 from mmccd.cli.app import command, command_line, interrupted_as
-from mmccd.cli.options import Device, Input, Options, Seed, put_json
+from mmccd.cli.options import Device, Input, Options, Seed, put_json, show
 from mmccd.registry import packaged_methods, packaged_name
 from mmccd.runtime import counted, pick_device, say
 
@@ -34,8 +34,8 @@ class DetectOptions(Options):
         typer.Option(
             metavar="NAME|RUN",
             help=f"NAME of a detector that comes with mmccd: {', '.join(packaged_methods())} (that of the input), "
-            "or in full, such as cycle-t1-t2; or RUN, a folder with config.json, or owner/name on the Hugging Face "
-            "hub.  [default: threshold]",
+            "or in full, such as cycle-t1-t2; or RUN, a folder with config.json, or hf:owner/name on the Hugging "
+            "Face hub.  [default: threshold]",
         ),
     ] = ""
     input: Input = ""
@@ -126,10 +126,10 @@ def print_cases(cases: Sequence[dict[str, Any]], out: Path, made_by: str, quiet:
         if c["status"] == "failed":
             say(c["error"])
         elif not quiet:
-            print(f"{c['id']}: {c['volume_ml']:.1f} ml found" + (" (kept)" if c["status"] == "skipped" else ""))
+            show(f"{c['id']}: {c['volume_ml']:.1f} ml found" + (" (kept)" if c["status"] == "skipped" else ""))
     done = [c for c in cases if c["status"] != "failed"]
     if done and not quiet:
-        print(f"{len(done)} of {counted(len(cases), 'case')} in {out}, {made_by}")
+        show(f"{len(done)} of {counted(len(cases), 'case')} in {out}, {made_by}")
     return 0 if len(done) == len(cases) else 2
 
 

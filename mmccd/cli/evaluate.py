@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 import typer
 
 from mmccd.cli.app import command
-from mmccd.cli.options import Options, put_json
+from mmccd.cli.options import Options, put_json, show
 from mmccd.runtime import say
 
 
@@ -40,7 +40,7 @@ def evaluate(options: EvaluateOptions) -> int:
     result = score(options.results, options.truth, options.protocol, only=options.only)
     put_json(result, options.json)
     if options.json != "-" and (result["scores"] or result["healthy"]):
-        print(score_text(result))
+        show(score_text(result))
     for note in result["notes"]:
         say(note)
     for e in result["errors"]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import typer
 
 from mmccd.cli.app import command
-from mmccd.cli.options import Device, Options, check_json, put_json
+from mmccd.cli.options import Device, Options, check_json, put_json, show
 from mmccd.explorer.saving import save_view
 from mmccd.explorer.server import check_server, explorer_notebook, serve
 from mmccd.registry import masked_methods, packaged_name
@@ -142,7 +142,7 @@ def open_explorer(options: ExploreOptions) -> tuple["Explorer", dict[str, Any]]:
     from mmccd.explorer.subjects import file_subject, phantom_subject
 
     if options.case:
-        subject = file_subject(options.case.expanduser().absolute(), fields.get("input"))
+        subject = file_subject(options.case.absolute(), fields.get("input"))
     else:
         given: dict[str, Any] = {"kind": options.kind or None, "seed": options.subject_seed}
         subject = phantom_subject(**{k: v for k, v in given.items() if v is not None})
@@ -177,7 +177,7 @@ def save_pictures(explorer: "Explorer", view: "View", out: Path, options: Explor
     }
     put_json(report, options.json)
     if options.json != "-":
-        print(explorer.describe(view), f"{', '.join(files.values())} in {out}", sep="\n")
+        show(f"{explorer.describe(view)}\n{', '.join(files.values())} in {out}")
 
 
 def open_page(url: str, browser: bool) -> None:

@@ -61,6 +61,11 @@ class Options:
     json: Json = field(default="", kw_only=True)  # a file, "-" for standard output, "" for none
 
 
+def show(text: str) -> None:
+    """Print lines for the user on standard output; what a terminal would obey is shown instead."""
+    print(*map(display_name, text.split("\n")), sep="\n")
+
+
 def count(what: str) -> Any:
     """Return the option of a command that counts subjects, of the kind `what`."""
     return typer.Option(min=0, metavar="N", help=f"How many {what}.")

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 import typer
 
 from mmccd.cli.app import command
-from mmccd.cli.options import Options, Seed, count, put_json, slice_range
+from mmccd.cli.options import Options, Seed, count, put_json, show, slice_range
 from mmccd.runtime import counted
 
 
@@ -45,4 +45,4 @@ def phantom(options: PhantomOptions) -> None:
     made = make_subjects(options.out, wanted, options.seed, slices, options.overwrite)
     put_json({"seed": options.seed, "subjects": made}, options.json)
     if options.json != "-":
-        print(f"{counted(len(made), 'subject')} in {options.out}")
+        show(f"{counted(len(made), 'subject')} in {options.out}")

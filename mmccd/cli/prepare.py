@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar
 import typer
 
 from mmccd.cli.app import command, interrupted_as
-from mmccd.cli.options import Options, Seed, Subjects, count, parse_list, put_json, slice_range
+from mmccd.cli.options import Options, Seed, Subjects, count, parse_list, put_json, show, slice_range
 from mmccd.runtime import counted, say
 
 
@@ -121,7 +121,7 @@ def print_store(result: dict[str, Any], json: str = "") -> int:
     kinds = {"ill": "with lesion", "unknown": "without a segmentation, of no use for training"}
     with_lesion = ", ".join(f"{result[k]} {words}" for k, words in kinds.items() if result[k])
     if json != "-":
-        print(
+        show(
             f"{counted(result['cases'], 'case')} with {counted(result['slices'], 'slice')}"
             + f" ({with_lesion})" * bool(with_lesion)
             + f", {result['bytes'] / 1e6:.1f} MB, in {result['store']} "

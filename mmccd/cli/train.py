@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, cast
 import typer
 
 from mmccd.cli.app import command
-from mmccd.cli.options import Device, Options, Subjects, parse_list, put_json, setting
+from mmccd.cli.options import Device, Options, Subjects, parse_list, put_json, setting, show
 from mmccd.registry import METHODS, Method, find_method, trainable_methods
 from mmccd.runtime import counted
 
@@ -166,7 +166,7 @@ def print_run(options: TrainOptions, record: dict[str, Any]) -> None:
     """Print what was trained, and its last validation loss."""
     last, input, target = record["result"], options.input.lower(), options.target.lower()
     way = f"from {input} to {target}" if target else f"on {input}"
-    print(
+    show(
         f"{options.method} {way}: {counted(last['step'], 'step')}, validation loss {last['val_loss']:.4g}, "
         f"in {options.out}"
     )

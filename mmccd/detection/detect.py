@@ -16,7 +16,7 @@ from mmccd.detection.records import CaseEntry, OtherResultsError, ResultFolder, 
 from mmccd.detection.report import Detection
 from mmccd.detector import Detector, describe, fingerprint
 from mmccd.errors import file_error, format_error
-from mmccd.files import output_folder, remove_leftovers
+from mmccd.files import output_folder, remove_leftovers, user_path
 from mmccd.postprocess import PostProcess, lower_dropped
 
 
@@ -203,7 +203,7 @@ def detect_many(
     from tqdm import tqdm
 
     _ = detector.threshold  # refuses here if there is none: that is no fault of a case
-    left_out: list[str] = []
+    out, left_out = user_path(out), []
     check_place(cases := find_cases(paths, left_out), out)
     run = describe_run(detector, input or detector.config.input, weights, seed, post)
     options: dict[str, Any] = {"known": input is not None, "post": post, "batch_size": batch_size, "stop": stop}

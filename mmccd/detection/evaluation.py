@@ -18,6 +18,7 @@ from mmccd.detection.calibration import stored_postprocessing
 from mmccd.detection.provenance import check_origin, find_run, note_lines, odd_things, scored_ids
 from mmccd.detection.records import State, read_state
 from mmccd.errors import display_name, file_error, format_error
+from mmccd.files import user_path
 
 ALARMS = ("fpr", "volume_ml", "cm2_a_slice", "false_a_slice")  # amounts of false alarm, see `false_alarm`
 
@@ -52,7 +53,8 @@ def read_result(
     Raises:
         ValueError: if a file is missing or cannot be read, there is no segmentation, or the grids differ.
     """
-    file = Path(out) / id / f"{id}_anomaly.nii.gz"
+    out = user_path(out)
+    file = out / id / f"{id}_anomaly.nii.gz"
     if path is None:
         raise ValueError(f"Cannot score {id}: there is no case of this name among the truth; check the folder.")
     case = Case.load(path, [modality] if modality else None)
@@ -266,9 +268,10 @@ def evaluate(
     """
     if protocol not in ("slice", "volume"):
         raise ValueError(f"unknown protocol {protocol!r}: choose slice or volume")
-    state = read_state(Path(out))
+    out = user_path(out)
+    state = read_state(out)
     ids, truths = pair_cases(out, truth, state, only)
-    run = find_run(Path(out), state)
+    run = find_run(out, state)
     threshold = (run.get("calibration") or {}).get("threshold")
     lesions: list[LesionScore] = []
     healthy: list[dict[str, Any]] = []
@@ -282,7 +285,7 @@ def evaluate(
                 lesions.append(score_lesion(id, anomaly, case, protocol, threshold))
             else:
                 healthy.append(false_alarm(id, anomaly, case, threshold))
-            odd[id] = odd_things(id, Path(out), state, truths[id], run.get("input"))
+            odd[id] = odd_things(id, out, state, truths[id], run.get("input"))
         except (ValueError, OSError) as error:
             if stop:
                 raise

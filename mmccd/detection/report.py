@@ -8,7 +8,7 @@ import numpy as np
 
 from mmccd.cases.case import Case
 from mmccd.cases.grid import volume_ml
-from mmccd.files import swap_in, working_folder, writing
+from mmccd.files import swap_in, user_path, working_folder, writing
 from mmccd.postprocess import PostProcess
 from mmccd.slices import to_slices
 
@@ -90,11 +90,11 @@ class Detection:
         Raises:
             ValueError: if `out` cannot be written, or is full.
         """
-        id, names = self.case.id, result_files(self.case.id)
+        id, names, out = self.case.id, result_files(self.case.id), user_path(out)
         with writing(out), working_folder(out) as part:
             (part / "new" / id).mkdir(parents=True)
             self.write(part / "new" / id)
-            swap_in(part / "new" / id, Path(out) / id, part, {*names.values(), record_name(id)})
+            swap_in(part / "new" / id, out / id, part, {*names.values(), record_name(id)})
         return {k: f"{id}/{name}" for k, name in names.items()}
 
     def write(self, folder: Path) -> None:

@@ -30,6 +30,7 @@ from mmccd.explorer.saving import save_picture
 from mmccd.explorer.subjects import Subject, file_subject, phantom_subject, upload_subject
 from mmccd.explorer.view import SWEEPS, CycleKey, View
 from mmccd.explorer.worker import NewestRequestWorker, RenderRequest, SupersededError, is_still_needed
+from mmccd.files import user_path
 
 KEPT_FIELDS = ("width", "vertical", "sampler", "steps", "step", "seed", "twin", "rows")  # with another subject
 PLAIN_TEXT = (
@@ -63,7 +64,7 @@ class Panel:
 
     def __init__(self, explorer: Explorer, view: View, out: str | Path = ".") -> None:
         """Draw `view` and show the controls; pictures are saved in the folder `out`."""
-        self.explorer, self.out, self.shown = explorer, out, view
+        self.explorer, self.out, self.shown = explorer, user_path(out), view
         self._muted, self._by_hand, self._pair = False, view.by_hand, (view.input, view.target)
         self._calibrated: float | None = None
         # how to get the subject that is requested, the one that is loaded, and the one that could not be loaded last

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmccd.files import output_folder, write_atomic, writing
+from mmccd.files import output_folder, user_path, write_atomic, writing
 
 if TYPE_CHECKING:
     from mmccd.explorer.explorer import Explorer
@@ -78,7 +78,8 @@ def save_view(explorer: Explorer, view: View, out: str | Path, overwrite: bool =
     Raises:
         ValueError: If one of the files exists already, or the folder cannot be written.
     """
-    existing = [p for name in SAVED.values() if (p := Path(out) / name).exists()]
+    out = user_path(out)
+    existing = [p for name in SAVED.values() if (p := out / name).exists()]
     if existing and not overwrite:
         raise ValueError(f"{existing[0]} is already there: choose another folder, or give --overwrite")
     with output_folder(out) as folder:

@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 from mmccd.cases.case import Case
 from mmccd.cases.names import split_name
 from mmccd.errors import file_error
+from mmccd.files import user_path
 from mmccd.phantom import make_phantom
 from mmccd.slices import SLICE_RANGE
 
@@ -66,7 +67,7 @@ def file_subject(path: str | Path, modality: str | None = None) -> Subject:
     Raises:
         ValueError: If the files cannot be read, or the twin has another shape.
     """
-    path = Path(path).expanduser()
+    path = user_path(path)
     modality_is_guessed = path.is_file() and not split_name(path)[1]
     case = Case.load(path, modality if modality_is_guessed else None)
     twin = Case.load(path / "healthy_twin") if (path / "healthy_twin").is_dir() else None

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from mmccd.detector import Detector
+from mmccd.errors import display_name
 from mmccd.files import folder_lock, output_folder, write_atomic
 from mmccd.runtime import counted, pick_device, say, single_thread
 from mmccd.training.card import card
@@ -186,7 +187,8 @@ def train(
             return record
         record |= {"notes": notes} if (notes := data_notes(data, val)) else {}
         if progress:
-            print(*opening_lines(data, val, config, checkpoint, resume), sep="\n", file=sys.stderr, flush=True)
+            lines = map(display_name, opening_lines(data, val, config, checkpoint, resume))
+            print(*lines, sep="\n", file=sys.stderr, flush=True)
         from mmccd.training.callback import TrainingCallback
         from mmccd.training.fit import DetectorModule
 

@@ -1,12 +1,18 @@
 """Where weights lie, by name: a folder, the package, or the Hugging Face hub, the only one that uses the network."""
 
 import errno
+from concurrent.futures import Future
 from pathlib import Path
+from threading import Thread
 from typing import NamedTuple
 
+from mmccd.errors import display_name
+from mmccd.files import user_path
 from mmccd.weights.storage import CONFIG, TENSORS, read_about, variant_names
 
 WEIGHTS = Path(__file__).parent
+HUB = "hf:"  # before the id of a repository on the hub: nothing else that is typed makes us ask a network
+PATIENCE = 300  # seconds for a detector's two files, a few MB
 DISK_FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
 
 
@@ -36,8 +42,8 @@ def find_weights(name: str | Path | WeightsPlace, variant: str | None = None) ->
     """Find a stored detector; only a hub id uses the network.
 
     Args:
-        name: A folder, a packaged name, or a hub id `owner/name`. A folder and a hub id may be followed by a colon and
-            the variant that is meant, as in `"run:flair-t1"`. A place that was found before is given back.
+        name: A folder, a packaged name, or `hf:owner/name` for the hub. Folder and hub id may be followed by a colon
+            and the variant that is meant, as in `"run:flair-t1"`. A place that was found before is given back.
         variant: The same in a word of its own.
 
     Raises:
@@ -46,25 +52,29 @@ def find_weights(name: str | Path | WeightsPlace, variant: str | None = None) ->
     if isinstance(name, WeightsPlace):
         return name
     name, places = str(name), packaged_places()
+    if name.startswith(HUB) and not is_stored(name):
+        place, _, after = name.removeprefix(HUB).partition(":")
+        return WeightsPlace(download(place), variant or after or None)
     head, _, after = name.rpartition(":")
     place, variant = (name, variant) if is_stored(name) or not head else (head, variant or after)
     if is_stored(place):
-        return WeightsPlace(Path(place), variant)
+        return WeightsPlace(user_path(place), variant)
     if place in places and variant is None:
         return places[place]
-    if Path(place).is_dir():
-        raise ValueError(f"the folder {place} holds no detector: {CONFIG} is missing")
-    if Path(place).exists():
-        raise ValueError(f"{place} is a file, and a detector is kept in a folder")
-    if place.count("/") != 1 or place[0] in "/.~" or place.endswith("/"):
-        known = ", ".join(sorted(places)) or "none"
-        raise ValueError(f"unknown weights {name!r}: give a folder, a hub id (owner/name), or one of {known}")
-    return WeightsPlace(download(place), variant)
+    folder, shown = user_path(place), display_name(place)
+    if folder.is_dir():
+        raise ValueError(f"the folder {shown} holds no detector: {CONFIG} is missing")
+    if folder.exists():
+        raise ValueError(f"{shown} is a file, and a detector is kept in a folder")
+    if place.count("/") == 1 and place[0] not in "/.~" and place[-1] != "/":
+        raise ValueError(f"there is no folder {shown}; if it is on the Hugging Face hub, write {HUB}{shown}")
+    known = ", ".join(sorted(places)) or "none"
+    raise ValueError(f"unknown weights {display_name(name)!r}: give a folder, {HUB}owner/name, or one of {known}")
 
 
 def is_stored(name: str) -> bool:
     """Is this a folder with a detector in it?"""
-    return bool(name) and (Path(name) / CONFIG).is_file()
+    return bool(name) and (user_path(name) / CONFIG).is_file()
 
 
 def absolute_name(name: str) -> str | None:
@@ -73,8 +83,9 @@ def absolute_name(name: str) -> str | None:
     Returns:
         None where the name is that of no folder, but of the package or the hub.
     """
-    head, colon, variant = (name, "", "") if is_stored(name) else name.rpartition(":")
-    return f"{Path(head).absolute()}{colon}{variant}" if is_stored(head) else None
+    on_the_hub = name.startswith(HUB)
+    head, colon, variant = (name, "", "") if is_stored(name) or on_the_hub else name.rpartition(":")
+    return f"{user_path(head).absolute()}{colon}{variant}" if is_stored(head) else None
 
 
 def download(name: str) -> Path:
@@ -88,12 +99,21 @@ def download(name: str) -> Path:
 
     Raises:
         ValueError: Saying which of these it was: the hub does not know the name or keeps it private; it cannot be
-            reached; it is switched off; the disk takes no files; the files are no detector.
+            reached, or not in time; it is switched off; the disk takes no files; the files are no detector.
     """
     from huggingface_hub import snapshot_download
 
+    done: Future[str] = Future()
+
+    def fetch() -> None:
+        try:
+            done.set_result(snapshot_download(name, allow_patterns=[CONFIG, TENSORS]))
+        except Exception as e:
+            done.set_exception(e)
+
     try:
-        folder = Path(snapshot_download(name, allow_patterns=[CONFIG, TENSORS]))
+        Thread(target=fetch, daemon=True).start()  # which does not keep us from ending
+        folder = Path(done.result(PATIENCE))
     except Exception as e:
         raise ValueError(explain_hub_error(name, e)) from e
     for file in (CONFIG, TENSORS):
@@ -113,15 +133,15 @@ def explain_hub_error(name: str, error: Exception) -> str:
     if isinstance(error, errors.HFValidationError):
         return f"{name!r} can be no repository on the hub: check the spelling"
     if isinstance(error, (errors.RepositoryNotFoundError, errors.RevisionNotFoundError)):
-        what = f"no folder {name!r} here, and the hub has no such repository or keeps it private"
+        what = f"{name!r} cannot be fetched: the hub has no such repository or keeps it private"
         return f"{what}: check the name, or log in with `hf auth login`"
     if isinstance(error, errors.EntryNotFoundError) and not isinstance(error, local):
         return f"{name} on the hub holds no detector: {CONFIG} or {TENSORS} is missing"
     if constants.HF_HUB_OFFLINE:
-        return f"no folder {name!r} here, and HF_HUB_OFFLINE keeps us from asking the hub: unset it, or give a folder"
+        return f"{name} is not here yet, and HF_HUB_OFFLINE keeps us from asking the hub: unset it, or give a folder"
     if isinstance(error, (OSError, *http.__bases__)) and not isinstance(error, http):  # what its HTTP library raises
-        return f"no folder {name!r} here, and the hub cannot be reached: check the network"
-    text = " ".join(str(error).split())
+        return f"{name} is not here yet, and the hub cannot be reached: check the network"
+    text = display_name(" ".join(str(error).split()))
     return f"the hub could not give {name}: {type(error).__name__}: {text}"
 
 

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Required
 from annotated_types import Ge, Gt, Le, MinLen
 from typing_extensions import TypedDict
 
-from mmccd.errors import FileError, display_name
-from mmccd.files import write_atomic
+from mmccd.errors import display_name
+from mmccd.files import user_path, write_atomic
 from mmccd.schemas import Natural, Share, checked, closed, read_checked
 from mmccd.weights.renames import current_class, current_config, current_tensor_name
 
@@ -223,7 +223,7 @@ def write_weights(folder: str | Path, about: dict[str, Any], tensors: dict[str, 
 
     import mmccd
 
-    folder = Path(folder)
+    folder = user_path(folder)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file, and a detector is kept in a folder")
     kept = {k: v.half() if half and v.is_floating_point() else v for k, v in tensors.items()}
@@ -246,8 +246,6 @@ def naming_damage(folder: Path) -> Generator[None]:
 
     try:
         yield
-    except FileError:
-        raise  # names the file already
     except (LookupError, TypeError, ArithmeticError, AttributeError) as e:
         raise ValueError(f"cannot load the detector in {folder}: {CONFIG} is damaged; {TODO}") from e
     except OSError as e:

@@ -3,13 +3,14 @@
 import errno
 import json
 import shutil
+import threading
 
 import huggingface_hub
 import pytest
 import torch
 from huggingface_hub import constants, errors
 
-from mmccd.detector import Detector, load_detector
+from mmccd.detector import Detector, Threshold, load_detector
 from mmccd.weights.hub import WEIGHTS
 
 
@@ -43,11 +44,11 @@ def test_packaged_folders_load_from_a_hub_id(hub, method):
     hub.folders["somebody/weights"] = WEIGHTS / method
     variants = json.loads((WEIGHTS / method / "config.json").read_text())["variants"]
     for name, kwargs in (
-        ("somebody/weights", {}),
-        (f"somebody/weights:{list(variants)[-1]}", {}),
-        ("somebody/weights", {"variant": list(variants)[-1]}),
+        ("hf:somebody/weights", {}),
+        (f"hf:somebody/weights:{list(variants)[-1]}", {}),
+        ("hf:somebody/weights", {"variant": list(variants)[-1]}),
     ):
-        variant = kwargs.get("variant") or name.partition(":")[2] or next(iter(variants))
+        variant = kwargs.get("variant") or name.removeprefix("hf:").partition(":")[2] or next(iter(variants))
         found, ours = load_detector(name, **kwargs), load_detector(f"{method}-{variant}")
         assert type(found) is type(ours)
         assert (found.config, found.calibration) == (ours.config, ours.calibration)
@@ -95,7 +96,7 @@ ERRORS = {
 def test_whose_fault_it_is(hub, error, words):
     hub.error = error
     with pytest.raises(ValueError, match=words) as e:
-        Detector.from_pretrained("me/it")
+        Detector.from_pretrained("hf:me/it")
     assert "\n" not in str(e.value)
     assert ("network" in str(e.value)) == ("cannot be reached" in words)
 
@@ -104,7 +105,7 @@ def test_switched_off(hub, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     hub.error = errors.LocalEntryNotFoundError("nothing")
     with pytest.raises(ValueError, match="HF_HUB_OFFLINE keeps us from asking the hub: unset it, or give a folder"):
-        Detector.from_pretrained("me/it")
+        Detector.from_pretrained("hf:me/it")
 
 
 @pytest.mark.parametrize("missing", ["config.json", "model.safetensors"])
@@ -113,4 +114,37 @@ def test_a_repository_without_a_detector(hub, tmp_path, missing):
     (tmp_path / "other" / missing).unlink()
     hub.folders["me/it"] = tmp_path / "other"
     with pytest.raises(ValueError, match=f"me/it on the hub holds no detector: {missing} is missing"):
-        Detector.from_pretrained("me/it")
+        Detector.from_pretrained("hf:me/it")
+
+
+def test_only_what_begins_with_hf_reaches_a_network(hub, tmp_path, monkeypatch):
+    "A mistyped folder is no question to somebody else's computer: it may hold a patient's name."
+    monkeypatch.chdir(tmp_path)
+    hub.folders["me/it"] = WEIGHTS / "threshold"
+    for name in ("me/it", "me/it:t1", "patients/Name", "me", "me/it/", "a/b/c", "~/me/it", "./me/it", "HF:me/it"):
+        with pytest.raises(ValueError, match=r"hf:|unknown weights"):
+            load_detector(name)
+    with pytest.raises(
+        ValueError, match="no folder patients/Name; if it is on the Hugging Face hub, write hf:patients/Name"
+    ):
+        Threshold.from_pretrained("patients/Name")
+    assert hub.calls == []
+    assert load_detector("hf:me/it:t1").config.input == "t1"
+
+
+def test_a_folder_that_is_there_comes_first(hub, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("me/it", "hf:me/it"):
+        Threshold(input="t2").save_pretrained(folder)
+        assert load_detector(folder).config.input == "t2"
+    assert hub.calls == []
+
+
+def test_a_hub_that_never_answers_is_given_up(monkeypatch):
+    asked = threading.Event()
+    monkeypatch.setattr("mmccd.weights.hub.PATIENCE", 0.01)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *args, **kwargs: asked.wait(60))
+    with pytest.raises(ValueError, match="me/it is not here yet, and the hub cannot be reached: check the network"):
+        load_detector("hf:me/it")
+    asked.set()
