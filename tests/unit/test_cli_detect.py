@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("quick_reports")
         (["--device", "gpu"], "'gpu'"),
         (["--weights", "threshold-t2", "--input", "flair"], "made for t2"),
         (["--seed", "x"], "whole number"),
-        (["--weights", "me/nosuch"], "no folder 'me/nosuch' here, and "),
+        (["--weights", "me/nosuch"], "no folder me/nosuch; if it is on the Hugging Face hub, write hf:me/nosuch"),
     ],
 )
 def test_wrong_options_of_detect(run, tmp_path, options, say, monkeypatch):

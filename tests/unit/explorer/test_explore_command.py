@@ -344,7 +344,7 @@ def test_the_notebook_runs(run, served, opened, case, tmp_path, monkeypatch):
     view = panel.explorer.nearest_view(panel.view())
     assert panel.explorer.subject.case.id == case.name
     assert (view.place, panel.explorer.weights) == (76, "masked")
-    assert panel.out == str(tmp_path)
+    assert panel.out == tmp_path
     assert panel.controls["picture"].value == panel.explorer.png(view)
 
 
