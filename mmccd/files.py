@@ -206,6 +206,9 @@ def working_folder(folder: PathLikeStr) -> Iterator[Path]:
     finally:
         try:
             _clear(part)
+        except KeyboardInterrupt:  # in the middle of it: to the end, unless there is another one
+            _clear(part)
+            raise
         finally:
             os.close(lock)
 
@@ -318,9 +321,9 @@ def _lock_file(path: Path, create: bool = True, sure: bool = False) -> int | Non
     """
     try:
         lock = os.open(path, os.O_RDWR | NO_LINK | (os.O_CREAT if create else 0), 0o666)
-    except OSError as error:
+    except OSError:
         if path.is_symlink():
-            raise ValueError(f"Cannot lock {display_name(path)}: it is a link; remove it.") from error
+            raise ValueError(f"Cannot lock {display_name(path)}: it is a link; remove it.") from None
         raise
     if _try_lock(lock, sure) and _is_named(lock, path):
         return lock

@@ -32,7 +32,6 @@ from mmccd.files import (
 from mmccd.schemas import read_checked
 
 RUN = "detect.json"
-KEPT = {"skipped": "done"}  # status that an older mmccd wrote for a case that it had kept
 
 
 class Source(TypedDict):
@@ -245,9 +244,17 @@ class ResultFolder:
         """Return what the folder holds of other runs."""
         found: dict[str, CaseRecord | None] = {}
         if not same_run(self.state.run, self.run):
-            there = (id for id, c in self.state.listed().items() if c["status"] != "failed")
-            found |= {id: None for id in there if (self.out / id / result_files(id)["anomaly"]).exists()}
+            found |= {id: None for id, c in self.without_record().items() if c["status"] != "failed"}
         return found | {id: r for id, r in self.state.records.items() if not same_run(r, self.run)}
+
+    def without_record(self) -> dict[str, CaseEntry]:
+        """Return the cases that `detect.json` alone knows, but not those whose map is gone."""
+        listed = self.state.listed()
+        return {
+            id: c if c["status"] == "failed" else {**c, "status": "done"}  # "skipped", as older versions wrote
+            for id, c in listed.items()
+            if c["status"] == "failed" or (self.out / id / result_files(id)["anomaly"]).exists()
+        }
 
     def check(self, id: str, sources: Mapping[str, Source], skip: bool) -> tuple[bool, list[str]]:
         """Decide about a case whose place may be taken.
@@ -377,9 +384,8 @@ class ResultFolder:
 
     def cases(self) -> list[CaseEntry]:
         """Return the entries of `detect.json`, sorted by name."""
-        same, listed = same_run(self.state.run, self.run), self.state.listed()
-        entries: dict[str, Any] = {id: {**c, "status": KEPT.get(c["status"], c["status"])} for id, c in listed.items()}
-        entries = (entries if same else {}) | self.failed
+        same = same_run(self.state.run, self.run)
+        entries: dict[str, Any] = (self.without_record() if same else {}) | self.failed
         entries |= {id: {"id": id, "status": "failed", "error": why} for id, why in self.state.damaged.items()}
         entries |= {id: r["case"] for id, r in self.state.records.items() if same_run(r, self.run)}
         return [entries[id] for id in sorted(entries)]

@@ -1,14 +1,18 @@
 """`mmccd phantom`."""
 
 import json
+import os
+import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
+import pytest
 from toy_cases import tree
 from toy_detection import refused
 
-from mmccd.cases.phantoms import make_subjects
+from mmccd.cases.phantoms import make_subjects, write_phantom
 from mmccd.phantom import phantom_id
 
 SMALL = ["--slices", "79:80"]
@@ -65,6 +69,41 @@ def test_interrupted_phantom_leaves_nothing(run, tmp_path, monkeypatch):
     assert code == 130
     assert err == "mmccd: stopped\n"
     assert not (tmp_path / "new").exists()
+
+
+def small_phantom(value):
+    volume = np.full((4, 4, 2), value)
+    return SimpleNamespace(id="p", volumes={"flair": volume}, twin=None, labels=volume * 0, affine=np.eye(4))
+
+
+@pytest.mark.parametrize("at", [1, 2, 3])
+@pytest.mark.parametrize("how", ["SIGINT", "SIGKILL"])
+def test_wherever_overwriting_is_stopped_the_users_file_is_kept(tmp_path, monkeypatch, how, at):
+    write_phantom(small_phantom(1), tmp_path)
+    (tmp_path / "p/notes.txt").write_text("mine")
+    before, real, renames = tree(tmp_path), os.rename, []
+
+    def rename(source, target):
+        real(source, target)
+        renames.append(target)
+        if len(renames) == at:
+            signal.raise_signal(getattr(signal, how))
+
+    if how == "SIGINT":
+        monkeypatch.setattr(os, "rename", rename)
+        with pytest.raises(KeyboardInterrupt):
+            write_phantom(small_phantom(2), tmp_path, overwrite=True)
+        assert os.listdir(tmp_path) == ["p"]
+    else:
+        if not (child := os.fork()):
+            os.rename = rename
+            write_phantom(small_phantom(2), tmp_path, overwrite=True)
+        os.waitpid(child, 0)
+        assert any(name.startswith(".") for name in os.listdir(tmp_path))
+        make_subjects(tmp_path, [], progress=False)  # clears up, whatever it makes
+    assert tree(tmp_path)["p/notes.txt"] == b"mine"
+    assert (tree(tmp_path) == before) == (at == 1)
+    assert os.listdir(tmp_path) == ["p"]
 
 
 def test_phantom_without_brain(run, tmp_path):
