@@ -20,7 +20,8 @@ from torch.nn import functional as F
 from .aliases import old_names
 from .detector import SIGNS, Detector
 from .intensity import DEFAULT, check_method
-from .schemas import Count, Names, Pixels
+from .schemas import Count, Millimetres, Names, Pixels
+from .slices import FOV
 from .training_loop import masked_mean
 from .translate import fill_background, squared_error_map
 from .unet import ResBlock, UNet, UNetConfig, group_norm, resolve_unet, zero_init
@@ -67,6 +68,7 @@ class ReconstructionConfig:
     input: str = "flair"  # modality it takes
     size: Pixels = 64  # pixels along a side of its slices
     normalisation: str = DEFAULT  # normalisation of its slices, as in `intensity.normalise`
+    fov: Millimetres = FOV  # field of view: millimetres along a side of its slices
     modalities: Names = ()  # one network for all of these, with a label; (): `input` alone
 
     def __post_init__(self):

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from .detector import Detector
 from .intensity import DEFAULT, check_method
-from .schemas import Names, Pixels
+from .schemas import Millimetres, Names, Pixels
+from .slices import FOV
 from .translate import Translator, check_pair, directed_pairs, squared_error_map, translation_loss
 from .unet import UNetConfig, resolve_unet
 
@@ -26,6 +27,7 @@ class CyclicUNetConfig:
     target: str = "t2"  # modality it translates to, and back from
     size: Pixels = 64  # pixels along a side of its slices
     normalisation: str = DEFAULT  # normalisation of its slices, as in `intensity.normalise`
+    fov: Millimetres = FOV  # field of view: millimetres along a side of its slices
     modalities: Names = ()  # one network for all directed pairs of these; (): two networks, forward and back
     unet: UNetConfig | str = "tiny"  # the network, or its size by name; `size` and `labels` are set here
 

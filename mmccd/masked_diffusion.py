@@ -25,7 +25,8 @@ from mmccd.masked_translation import (
     sample_target,
 )
 from .masking import MaskPlan, condition, pool
-from .schemas import Count, Names, Pixels
+from .schemas import Count, Millimetres, Names, Pixels
+from .slices import FOV
 from .training_loop import masked_mean
 from .translate import Translator, check_pair, directed_pairs, fill_background, translation_loss
 from .unet import UNet, UNetConfig, resolve_unet
@@ -42,6 +43,7 @@ class MMCCDConfig:
     target: str = "t2"  # modality it predicts, and translates back from
     size: Pixels = 64  # pixels along a side of its slices
     normalisation: str = DEFAULT  # normalisation of its slices, as in `intensity.normalise`
+    fov: Millimetres = FOV  # field of view: millimetres along a side of its slices
     modalities: Names = ()  # f and g each know all directed pairs of these; (): this pair alone
     unet: UNetConfig | str = "tiny"  # the network, or its size by name; size, `c_in`, `time`, `labels` are set here
     schedule: str = "linear"  # of the noise: "linear" as published, or "cosine"
@@ -257,7 +259,7 @@ def load_frozen_decoder(
     "Take g from a detector that was trained before; a ValueError where it does not fit."
     c, g, ours = detector.config, find_decoder(detector.config, other), detector.g
     shapes = lambda net: {k: v.shape for k, v in net.state_dict().items()}
-    settings = lambda config: (config.size, config.normalisation)
+    settings = lambda config: (config.size, config.fov, config.normalisation)
     if (
         type(g) is not type(ours)
         or shapes(g) != shapes(ours)

@@ -27,7 +27,7 @@ def untrained(plan: Plan, method: str, recipe: Mapping[str, Any]) -> Detector:
     Args:
         plan: The benchmark.
         method: Name of a trainable method.
-        recipe: Of the store to learn from; its `size` and `normalisation` become the detector's.
+        recipe: Of the store to learn from; its `size`, `fov` and `normalisation` become the detector's.
     """
     paired = METHODS[method].paired
     name, changes = plan.recipe.unet if paired else (plan.recipe.unet[0], {})
@@ -44,6 +44,7 @@ def untrained(plan: Plan, method: str, recipe: Mapping[str, Any]) -> Detector:
         modalities=modalities,
         unet=preset(name, **changes) if changes else name,
         size=recipe["size"],
+        fov=recipe["fov"],
         normalisation=recipe["normalisation"],
     )
 

@@ -17,6 +17,7 @@ from mmccd.files import output_folder, to_json, write_atomic, writing
 from mmccd.intensity import DEFAULT
 from mmccd.registry import METHODS
 from mmccd.runtime import counted
+from mmccd.slices import FOV
 from mmccd.tables import latex_table
 from mmccd.training.record import read_record
 
@@ -135,7 +136,7 @@ def describe_training(plan: Plan, method: str) -> str:
     if plan.scans:
         recipe = SliceStore(store_paths(plan)["learn"]).recipe
     else:
-        recipe = {"size": plan.recipe.size, "normalisation": DEFAULT}
+        recipe = {"size": plan.recipe.size, "fov": FOV, "normalisation": DEFAULT}
     count, t = sum(p.numel() for p in untrained(plan, method, recipe).parameters()), plan.training
     folder = run_folder(plan, method)
     done = ""

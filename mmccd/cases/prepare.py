@@ -43,7 +43,17 @@ from mmccd.phantom import make_phantom
 from mmccd.pools import ProcessPool
 from mmccd.progress import track
 from mmccd.runtime import single_thread
-from mmccd.slices import MIN_BRAIN, areas, choose_slices, resize, resize_labels, slice_places, to_slices
+from mmccd.slices import (
+    FOV,
+    MIN_BRAIN,
+    areas,
+    choose_slices,
+    field_of_view,
+    resize,
+    resize_labels,
+    slice_places,
+    to_slices,
+)
 
 LARGEST = 60000.0  # float16 ends at 65504
 
@@ -59,6 +69,7 @@ def make_recipe(
     healthy: bool,
     normalisation: str,
     phantom: dict[str, Any] | None = None,
+    fov: float = FOV,
 ) -> Recipe:
     """Return how a store is made, ready for JSON, so that two stores can be compared.
 
@@ -71,6 +82,7 @@ def make_recipe(
         healthy: a case without segmentation is known to be healthy.
         normalisation: a name in `intensity.METHODS`.
         phantom: what phantoms were made with.
+        fov: field of view, millimetres along each side, 20 to 1000.
 
     Raises:
         ValueError: if a value is not allowed.
@@ -81,6 +93,8 @@ def make_recipe(
         raise ValueError(f"The slices must be a range such as range(70, 90) or None for all, got {slices!r}.")
     if not min_brain >= 0:
         raise ValueError(f"The least area of brain must be 0 or more square centimetres, got {min_brain}.")
+    if not 20 <= fov <= 1000:
+        raise ValueError(f"The field of view must be 20 to 1000 millimetres wide, got {fov}.")
     check_method(normalisation)
     unknown = [m for m in modalities if m not in MODALITIES]
     if unknown or not modalities or len(set(modalities)) < len(modalities):
@@ -90,6 +104,7 @@ def make_recipe(
         format=FORMAT,
         mmccd=__version__,
         size=size,
+        fov=float(fov),
         slices=None if slices is None else [slices[0], slices[-1]],
         modalities=list(modalities),
         tumour_free=tumour_free,
@@ -128,7 +143,8 @@ def case_arrays(case: Case, recipe: Recipe) -> tuple[np.ndarray, np.ndarray, lis
         and square centimetres of brain and of lesion (None where not known).
 
     Raises:
-        ValueError: if slices free of tumour are wanted and it is not known where the lesion is.
+        ValueError: if slices free of tumour are wanted and it is not known where the lesion is, or the case does not
+            fit into the field of view.
     """
     if case.lesion is None and recipe["healthy"]:
         case.lesion = np.zeros_like(case.brain)
@@ -136,8 +152,9 @@ def case_arrays(case: Case, recipe: Recipe) -> tuple[np.ndarray, np.ndarray, lis
     index = choose_slices(case, slices, recipe["tumour_free"], recipe["min_brain"])
     images = np.empty((len(index), len(recipe["modalities"]), size, size), np.float16)
     edge = BACKGROUND.get(recipe["normalisation"], -1.0)
+    region = field_of_view(case.brain, case.affine, recipe["fov"], case.id)
     for j, m in enumerate(recipe["modalities"]):
-        x = resize(normalised_slices(case, m, index, recipe["normalisation"]), size, edge)
+        x = resize(normalised_slices(case, m, index, recipe["normalisation"]), size, edge, region)
         images[:, j] = x[:, 0].clamp(-LARGEST, LARGEST).half()
     masks = np.zeros((len(index), 2, size, size), np.uint8)
     columns: list[list[float | None]] = [slice_places(case.brain.shape, case.affine)[index].tolist()]
@@ -145,7 +162,7 @@ def case_arrays(case: Case, recipe: Recipe) -> tuple[np.ndarray, np.ndarray, lis
         if mask is None:
             columns.append([None] * len(index))
             continue
-        masks[:, j] = resize_labels(to_slices(mask, index), size)[:, 0] if index else 0
+        masks[:, j] = resize_labels(to_slices(mask, index), size, region)[:, 0] if index else 0
         columns.append(areas(mask, case.affine)[index].round(6).tolist())
     return images, masks, [list(row) for row in zip(*columns)]
 
@@ -344,6 +361,7 @@ def prepare(
     normalisation: str = DEFAULT,
     jobs: int = 1,
     progress: bool = True,
+    fov: float = FOV,
     subjects: str | PathLike[str] | None = None,
 ) -> dict[str, Any]:
     """Write a store of slices for training; goes on where an earlier run stopped.
@@ -360,6 +378,7 @@ def prepare(
         normalisation: a name in `intensity.METHODS`.
         jobs: processes, 0 chooses; unless it is 1, a script must call this under `if __name__ == "__main__":`.
         progress: a bar, if on a terminal.
+        fov: field of view, millimetres along each side, centred on the brain; see `slices.field_of_view`.
         subjects: file that says who is who (see `subjects.read_subjects`); the store keeps it for `train`.
 
     Returns:
@@ -369,7 +388,7 @@ def prepare(
     Raises:
         ValueError: if nothing can be prepared, the store was made in another way, or cannot be written.
     """
-    options = dict(size=size, slices=slices, tumour_free=tumour_free, min_brain=min_brain, healthy=healthy)
+    options = dict(size=size, fov=fov, slices=slices, tumour_free=tumour_free, min_brain=min_brain, healthy=healthy)
     store, left_out, people = user_place(store), [], read_subjects(subjects) if subjects else {}
     tasks, recipe, new = plan(raw, store, modalities, left_out, normalisation=normalisation, **options)
     with store_group(store, recipe, new):

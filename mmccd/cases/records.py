@@ -20,7 +20,8 @@ from mmccd.anatomy import MODALITIES
 from mmccd.errors import display_name
 from mmccd.files import LOCK, PART, user_path
 from mmccd.intensity import check_method
-from mmccd.schemas import MAX_BYTES, Natural, checked
+from mmccd.schemas import MAX_BYTES, Millimetres, Natural, checked
+from mmccd.slices import FOV
 
 if TYPE_CHECKING:
     import zarr
@@ -53,6 +54,7 @@ class StoredRecipe(TypedDict):
     format: Natural
     mmccd: str
     size: Pixels
+    fov: NotRequired[Millimetres]  # stores of format 1 do not say it
     slices: Annotated[list[Natural], Len(2, 2)] | None
     modalities: Annotated[list[Modality], Len(1, len(MODALITIES))]
     tumour_free: bool
@@ -268,7 +270,7 @@ def check_recipe_of(place: Place, attributes: dict[str, Any]) -> Recipe:
         check_method(recipe["normalisation"])
     except ValueError as error:
         raise store_error(place, str(error).rstrip("."), todo) from error
-    return recipe
+    return recipe if number != 1 else {"fov": FOV} | recipe
 
 
 def read_cases(place: Place, recipe: Recipe) -> Cases:

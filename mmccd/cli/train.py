@@ -193,7 +193,7 @@ def train(options: TrainOptions) -> None:
         options.store, input, target, options.val, *lists, options.seed, fields["modalities"], options.subjects
     )
     detector = new_detector(
-        options.method, options.seed, **fields, **{k: data.recipe[k] for k in ("size", "normalisation")}
+        options.method, options.seed, **fields, **{k: data.recipe[k] for k in ("size", "fov", "normalisation")}
     )
     if cycle:
         from mmccd.masked_diffusion import MMCCD, load_frozen_decoder

@@ -6,11 +6,15 @@ import torch
 from mmccd.cases.case import Case
 from mmccd.detector import Detector
 from mmccd.intensity import BACKGROUND, DEFAULT
-from mmccd.slices import resize, resize_back, resize_labels, to_volume
+from mmccd.slices import FOV, Region, field_of_view, resize, resize_back, resize_labels, to_volume
 
 
 def map_slices(
-    detector: Detector, x: torch.Tensor, brain: torch.Tensor, generator: torch.Generator | None = None
+    detector: Detector,
+    x: torch.Tensor,
+    brain: torch.Tensor,
+    generator: torch.Generator | None = None,
+    region: Region | None = None,
 ) -> torch.Tensor:
     """Return the anomaly maps of slices, made at the size the detector was trained at.
 
@@ -19,6 +23,8 @@ def map_slices(
         x: slices (b 1 h w), normalised as the detector's config says.
         brain: where the brain is, bool (b 1 h w).
         generator: source of randomness on the detector's device, for detectors that draw.
+        region: the part of the slices that is the detector's field of view, from `slices.field_of_view`; None: all of
+            them, padded to a square.
 
     Returns:
         Maps (b 1 h w), float32, 0 or more, 0 outside the brain.
@@ -27,8 +33,19 @@ def map_slices(
     if not size:
         return detector.anomaly_map(x, brain, generator)
     edge = BACKGROUND.get(getattr(detector.config, "normalisation", DEFAULT), -1.0)
-    a = detector.anomaly_map(resize(x, size, edge), resize_labels(brain, size), generator)
-    return torch.where(brain, resize_back(a, x.shape[-2:]), 0.0)
+    a = detector.anomaly_map(resize(x, size, edge, region), resize_labels(brain, size, region), generator)
+    return torch.where(brain, resize_back(a, x.shape[-2:], region), 0.0)
+
+
+def region_for(detector: Detector, case: Case) -> Region | None:
+    """Return the part of a case's axial slices that a detector takes; None for one that takes slices of any size.
+
+    Raises:
+        ValueError: if the case has pixels too coarse for a network, or a brain larger than its field of view.
+    """
+    if not getattr(detector.config, "size", None):
+        return None
+    return field_of_view(case.brain, case.affine, getattr(detector.config, "fov", FOV), case.id)
 
 
 def anomaly_volume(case: Case, detector: Detector, input: str, seed: int = 0, batch_size: int = 16) -> np.ndarray:
@@ -49,12 +66,12 @@ def anomaly_volume(case: Case, detector: Detector, input: str, seed: int = 0, ba
         The map (x, y, z) in LPS, float32, 0 or more, 0 outside the brain.
 
     Raises:
-        ValueError: if the case has no such modality.
+        ValueError: if the case has no such modality, or `region_for` refuses it.
     """
     x = case.slices(input, method=getattr(detector.config, "normalisation", DEFAULT))
-    brain, device = case.brain_slices(), detector.device
+    brain, device, region = case.brain_slices(), detector.device, region_for(detector, case)
     a = torch.zeros_like(x)
     for i in brain.flatten(1).any(1).nonzero().flatten().split(batch_size):
         generator = torch.Generator(device).manual_seed(seed)
-        a[i] = map_slices(detector, x[i].to(device), brain[i].to(device), generator).cpu()
+        a[i] = map_slices(detector, x[i].to(device), brain[i].to(device), generator, region).cpu()
     return to_volume(a)

@@ -53,13 +53,14 @@ class Engine:
         self._detectors: dict[tuple[str, str], MMCCD] = {}
         detector = load_masked_detector(weights, None, None)
         c = detector.config
-        self.size, self._normalisation, self.default_pair = c.size, c.normalisation, (c.input, c.target)
+        self.size, self._fov, self._normalisation = c.size, c.fov, c.normalisation
+        self.default_pair = c.input, c.target
         self.pairs: list[tuple[str, str]] = list(detector.pairs) if c.modalities else [self.default_pair]
         self.set_subject(subject or phantom_subject())
 
     def set_subject(self, subject: Subject) -> None:
         """Show another subject; ValueError where it cannot be shown, and then the one before stays."""
-        self.slices = SubjectSlices(subject, [i for i, _ in self.pairs], self.size, self._normalisation)
+        self.slices = SubjectSlices(subject, [i for i, _ in self.pairs], self.size, self._normalisation, self._fov)
         self.subject = subject
         self.clear_cache()
 

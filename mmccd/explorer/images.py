@@ -8,7 +8,7 @@ import torch
 
 from mmccd.explorer.subjects import Subject
 from mmccd.intensity import BACKGROUND
-from mmccd.slices import MIN_BRAIN, choose_slices, resize, resize_labels, slice_places, to_slices
+from mmccd.slices import FOV, MIN_BRAIN, choose_slices, field_of_view, resize, resize_labels, slice_places, to_slices
 from mmccd.viz import crop_to
 
 
@@ -21,7 +21,7 @@ class SubjectSlices:
         places: Their places: on the BraTS grid where the case lies on it, else the indices.
     """
 
-    def __init__(self, subject: Subject, inputs: Sequence[str], size: int, method: str) -> None:
+    def __init__(self, subject: Subject, inputs: Sequence[str], size: int, method: str, fov: float = FOV) -> None:
         """Check that the subject can be shown.
 
         Args:
@@ -29,9 +29,11 @@ class SubjectSlices:
             inputs: Modalities that the networks take.
             size: Pixels along a side of the networks' slices.
             method: Normalisation, as in `intensity.normalise`.
+            fov: Millimetres along a side of the networks' slices.
 
         Raises:
-            ValueError: If the case has none of the modalities, no slice with enough brain, or no contrast.
+            ValueError: If the case has none of the modalities, no slice with enough brain, no contrast, or does
+                not fit into the networks' field of view.
         """
         case = subject.case
         if not (usable := [m for m in inputs if m in case.volumes]):
@@ -48,6 +50,7 @@ class SubjectSlices:
         case.normalised(usable[0], method)  # raises where the image has no contrast
         places = slice_places(case.brain.shape, case.affine)
         self.subject, self.size, self.method = subject, size, method
+        self.region = field_of_view(case.brain, case.affine, fov, case.id)
         self.places = [int(places[k]) for k in self.index]
         self._images: dict[str, torch.Tensor] = {}
         self._twins: dict[str, torch.Tensor] = {}
@@ -64,13 +67,13 @@ class SubjectSlices:
     @cached_property
     def brain(self) -> torch.Tensor:
         """The brain in all slices, bool (n 1 h w)."""
-        return resize_labels(to_slices(self.subject.case.brain, self.index), self.size)
+        return resize_labels(to_slices(self.subject.case.brain, self.index), self.size, self.region)
 
     @cached_property
     def lesion(self) -> torch.Tensor | None:
         """The lesion in all slices, bool (n 1 h w); None where it is unknown."""
         lesion = self.subject.case.lesion
-        return None if lesion is None else resize_labels(to_slices(lesion, self.index), self.size)
+        return None if lesion is None else resize_labels(to_slices(lesion, self.index), self.size, self.region)
 
     def image(self, modality: str) -> torch.Tensor:
         """The normalised image of all slices, (n 1 h w); ValueError where the case lacks the modality."""
@@ -105,4 +108,4 @@ class SubjectSlices:
         return self.subject.case.normalised(modality, self.method)
 
     def _resized(self, volume: np.ndarray) -> torch.Tensor:
-        return resize(to_slices(volume, self.index), self.size, self._background)
+        return resize(to_slices(volume, self.index), self.size, self._background, self.region)

@@ -40,7 +40,7 @@ def check_slices_fit(detector: Detector, data: TrainingData, purpose: str) -> No
             present = ", ".join(k for k in batch if k not in ("brain", "lesion"))
             raise ValueError(f"the slices for {purpose} have no {modality}: choose among {present}")
     recipe = getattr(data, "recipe", None) or {}
-    for key in (k for k in ("size", "normalisation") if k in recipe):
+    for key in (k for k in ("size", "fov", "normalisation") if k in recipe):
         if getattr(c, key, recipe[key]) != recipe[key]:
             raise ValueError(
                 f"the detector has {key} {getattr(c, key)} and the slices for {purpose} have {recipe[key]}: "
