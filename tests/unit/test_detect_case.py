@@ -43,6 +43,7 @@ def test_batch_size_does_not_matter_even_with_noise(case, size):
 @dataclass(frozen=True)
 class SizedConfig(ThresholdConfig):
     size: int = 14
+    fov: float = 28.0
 
 
 class Sized(Threshold):
@@ -67,7 +68,7 @@ def test_a_detector_sees_the_size_it_was_trained_at(case, size):
     assert (a >= 0).all()
     assert not a[~case.brain].any()
     if size == 28:
-        np.testing.assert_allclose(a, plain, atol=1e-5)  # the larger side as it is: padding comes and goes
+        np.testing.assert_allclose(a, plain, atol=1e-5)  # a pixel of a millimetre: padding comes and goes
     else:
         assert not np.allclose(a, plain, atol=1e-2)
         assert a[case.lesion].mean() > 3 * a[case.brain & ~case.lesion].mean()

@@ -19,7 +19,6 @@ from mmccd.slices import (
     areas,
     brats_offset,
     choose_slices,
-    pad_square,
     resize,
     resize_axes,
     resize_back,
@@ -42,6 +41,12 @@ def sentence(f, *args, **kw):
 
 
 LPS = np.diag([-1.0, -1, 1, 1])
+
+
+def pad_square(x, value=-1.0):  # evenly on both sides; an odd pixel goes to the end
+    h, w = x.shape[-2:]
+    y, z = max(w - h, 0), max(h - w, 0)
+    return F.pad(x, (z // 2, z - z // 2, y // 2, y - y // 2), value=value)
 
 
 def case(brain, lesion=None, affine=LPS):
