@@ -140,10 +140,10 @@ THICK = 6.0  # millimetres; with wider pixels an axial slice shows no brain that
 class Region:
     "A rectangle on a slice in the slice's pixels; it may begin before the first pixel and end after the last."
 
-    top: float
-    left: float
-    height: float
-    width: float
+    top: float  # its first edge along y
+    left: float  # its first edge along x
+    height: float  # pixels along y
+    width: float  # pixels along x
 
 
 def field_of_view(
@@ -199,7 +199,7 @@ def cut(
     rows = resize_matrix(h, shape[0], top + y[0], height).to(x)
     return rows @ x @ resize_matrix(w, shape[1], left + z[0], width).to(x).T
 
-
+# %% ../nbs/components/02c_slices.ipynb #5a1c0fe3
 def resize(
     x: torch.Tensor,  # images (b c h w)
     size: int,  # pixels along each side of the result

@@ -21,7 +21,7 @@ from mmccd.registry import masked_methods
 from mmccd.slices import resize, resize_labels, to_slices
 from mmccd.unet import UNetConfig
 
-WIDE = AFFINE @ np.diag([3.0, 3.0, 1.0, 1.0])  # a toy brain of 36 square centimetres
+WIDE = AFFINE @ np.diag([3.0, 3.0, 1.0, 1.0])  # a toy brain of 36 square centimetres, in a box 84 mm long
 SMALL = UNetConfig(size=32, channels=8, mults=(1, 2), blocks=1, attention=(), heads=2)
 MODALITIES = ("flair", "t1", "t2")
 PAIRS = list(permutations(MODALITIES, 2))
@@ -46,7 +46,7 @@ OTHERS = {  # for each field of a view another value
 
 def untrained(folder, cls=MMCCD, seed=0, **config):
     "What a run would have left, but with random weights; a network evaluation takes a few milliseconds."
-    config = {"size": 32, "modalities": MODALITIES, "unet": SMALL} | config
+    config = {"size": 32, "fov": 84.0, "modalities": MODALITIES, "unet": SMALL} | config
     d, g = cls(**config), torch.Generator().manual_seed(seed)
     for p in d.parameters():
         p.data = 0.1 * torch.randn(p.shape, generator=g)

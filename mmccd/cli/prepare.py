@@ -34,6 +34,10 @@ class PrepareOptions(Options):
         ),
     ]
     size: Annotated[int, typer.Option(min=8, help="Pixels along each side of a slice.")] = 64
+    fov: Annotated[
+        float,
+        typer.Option(min=20, max=1000, metavar="MM", help="Field of view, millimetres along each side of a slice."),
+    ] = 240.0
     slices: Annotated[
         str,
         typer.Option(
@@ -145,6 +149,7 @@ def prepare(options: PrepareOptions) -> int:
             source(options),
             options.store,
             size=options.size,
+            fov=options.fov,
             slices=slice_range(options.slices, 1000),
             modalities=parse_list(options.modalities) or None,
             tumour_free=options.tumour_free,

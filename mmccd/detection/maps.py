@@ -4,6 +4,7 @@ import numpy as np
 import torch
 
 from mmccd.cases.case import Case
+from mmccd.cases.grid import voxel_size
 from mmccd.detector import Detector
 from mmccd.intensity import BACKGROUND, DEFAULT
 from mmccd.slices import FOV, Region, field_of_view, resize, resize_back, resize_labels, to_volume
@@ -40,12 +41,23 @@ def map_slices(
 def region_for(detector: Detector, case: Case) -> Region | None:
     """Return the part of a case's axial slices that a detector takes; None for one that takes slices of any size.
 
+    A case with coarser pixels than those of the detector gets a note.
+
     Raises:
         ValueError: if the case has pixels too coarse for a network, or a brain larger than its field of view.
     """
-    if not getattr(detector.config, "size", None):
+    size, fov = (getattr(detector.config, k, None) for k in ("size", "fov"))
+    if not size:
         return None
-    return field_of_view(case.brain, case.affine, getattr(detector.config, "fov", FOV), case.id)
+    region = field_of_view(case.brain, case.affine, fov or FOV, case.id)
+    pixel, own = (fov or FOV) / size, voxel_size(case.affine)[:2]
+    note = (
+        f"its axial slices have pixels of {own[0]:.3g} x {own[1]:.3g} mm, coarser than the {pixel:.3g} mm of these "
+        "weights, so healthy tissue may look abnormal; prefer a scan with finer ones"
+    )
+    if max(own) > 1.01 * pixel and note not in case.notes:
+        case.notes.append(note)
+    return region
 
 
 def anomaly_volume(case: Case, detector: Detector, input: str, seed: int = 0, batch_size: int = 16) -> np.ndarray:

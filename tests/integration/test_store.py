@@ -31,7 +31,7 @@ from mmccd.intensity import DEFAULT, METHODS
 from mmccd.phantom import make_phantom
 from mmccd.slices import MIN_BRAIN, resize, resize_labels
 
-SMALL = dict(slices=None, size=16, progress=False, min_brain=1.0)
+SMALL = dict(slices=None, size=16, fov=28.0, progress=False, min_brain=1.0)
 TWO = Phantoms(healthy=1, glioma=1, seed=3)
 
 
@@ -204,7 +204,7 @@ def slower(*args):
     print(args[1], flush=True)
     slow(*args)
 s.write_case = slower
-s.prepare(sys.argv[1], sys.argv[2], slices=None, size=64, min_brain=1., progress=False)
+s.prepare(sys.argv[1], sys.argv[2], slices=None, size=64, fov=28., min_brain=1., progress=False)
 """
 
 
@@ -271,12 +271,12 @@ def test_half_a_case_does_not_count(raw, tmp_path):
 # ---- bad cases, bad places
 def test_the_smallest_lesion_is_a_lesion(tmp_path):
     "One voxel of a fine grid is far less than a hundredth of a square centimetre."
-    write_case(tmp_path / "raw", "a", ("flair", "t2"), lesion=False, affine=np.diag([-0.5, -0.5, 1, 1]))
+    write_case(tmp_path / "raw", "a", ("flair", "t2"), lesion=False, affine=np.diag([-0.8, -0.8, 1, 1]))
     path = tmp_path / "raw/a/a_seg.nii.gz"
     labels = np.zeros((24, 28, 10), np.uint8)
     labels[12, 14, 5] = 1
-    nib.save(nib.Nifti1Image(labels, np.diag([-0.5, -0.5, 1, 1])), path)
-    prepare(tmp_path / "raw", tmp_path / "s", **SMALL | dict(size=28, min_brain=0.0))
+    nib.save(nib.Nifti1Image(labels, np.diag([-0.8, -0.8, 1, 1])), path)
+    prepare(tmp_path / "raw", tmp_path / "s", **SMALL | dict(size=28, fov=22.4, min_brain=0.0))
     store = SliceStore(tmp_path / "s")
     assert [r.lesion_cm2 > 0 for r in store.table].count(True) == 1
     free, everything = store.dataset(tumour_free=True), store.dataset(tumour_free=False)
@@ -619,7 +619,7 @@ def run(capsys):
 
 
 def test_command(run, raw, tmp_path):
-    options = ("--slices", "all", "--size", 16, "--min-brain", 1, "--jobs", 1)
+    options = ("--slices", "all", "--size", 16, "--fov", 28, "--min-brain", 1, "--jobs", 1)
     code, out, err = run("prepare", raw, tmp_path / "s", *options)
     assert code == 0
     assert not err

@@ -166,3 +166,13 @@ def test_detectors_without_a_size_take_any_slices():
 
     volume, brain, spot = head()
     assert anomaly_volume(make_case(volume, brain, spot, (9.0, 9.0, 9.0)), Threshold(), "flair")[spot].all()
+
+
+def test_coarse_pixels_are_noted_once():
+    volume, brain, spot = head()
+    case = make_case(volume, brain, spot, (4.0, 4.0, 5.0))
+    anomaly_volume(case, detector(60), "flair")
+    assert case.notes == []
+    for _ in range(2):
+        anomaly_volume(case, detector(64), "flair")
+    assert [("4 x 4 mm" in n and "3.75 mm" in n) for n in case.notes] == [True]

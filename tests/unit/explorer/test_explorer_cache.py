@@ -3,7 +3,7 @@
 from collections import OrderedDict
 from dataclasses import replace
 
-from explorer_toys import cached, caches, counted
+from explorer_toys import cached, caches, counted, untrained
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -99,7 +99,8 @@ def test_what_is_cached_is_counted_as_large_as_it_is(small):
     assert sum(tensors.values()) <= size
 
 
-def test_another_subject_leaves_nothing_of_the_first(subject, toy, run):
+def test_another_subject_leaves_nothing_of_the_first(subject, toy, tmp_path):
+    run = untrained(tmp_path / "run", fov=240.0)  # which a whole head fits into
     e = Explorer(subject, run)
     e.png(e.first_view(steps=2))
     e.set_subject(toy)
