@@ -1,6 +1,21 @@
-"""Where the brain is in skull-stripped images: what differs from the background 0."""
+"""Where the brain is in skull-stripped images: what differs from the background; and whether it can be a brain."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
 
 import numpy as np
+
+COMMON = 0.1  # share of the voxels that are not 0: a background other than 0 has more
+MOST_ML = 2500.0  # millilitres; no brain has more
+LEAST_ML, HEAD = 200.0, 140.0  # a brain has more millilitres, where the scan measures so many millimetres each way
+MOST_AREA = 260.0  # square centimetres; hardly a brain has more on one axial slice
+MOST_BOX = 0.9  # share of its box that a brain may fill
+LEAST_KEPT = 0.8  # share of what differs from the background that should lie in large pieces
+UNMEASURED = 0.01  # share of the brain: larger regions of 0 are named and left out of statistics
+REGION = 4.0  # millimetres: such a region reaches so far within an axial slice, each way from its middle
+MOST_NEGATIVE = 0.95  # share of the brain: more negative voxels are named
+WRAPPED = 1e-3  # share of the brain: more negative voxels among whole numbers that fill a type are named
 
 
 def box_of(a: np.ndarray) -> tuple[slice, slice, slice]:
@@ -45,23 +60,63 @@ def least_signal(v: np.ndarray) -> float:
     return least if least <= exact else np.nextafter(least, v.dtype.type(0))
 
 
-def brain_mask(volumes: dict[str, np.ndarray], name: object = "the case") -> np.ndarray:
-    """Return where any modality differs from 0: large pieces only, holes filled slice by slice.
+def faces(a: np.ndarray, axis: int) -> np.ndarray:
+    """Return the first and the last layer of a volume (x, y, z) along an axis."""
+    return np.take(a, (0, -1), axis)
+
+
+def background_value(v: np.ndarray) -> float:
+    """Return the value that `v` (x, y, z) has outside the brain: 0, or the lowest other one where that surrounds it.
+
+    The lowest value counts where many of the voxels that are not 0 have it, and most of those on the faces of their
+    box, along two axes at least: zeros may be padded around it. What is common inside a brain lies elsewhere.
+    """
+    few = v[tuple(slice(None, None, max(1, n // 64)) for n in v.shape)]
+    few = few[few != 0]
+    if not len(few) or (few == (least := few.min())).mean() < COMMON:
+        return 0.0
+    at = v == least
+    n, total = np.count_nonzero(at), np.count_nonzero(v)
+    surrounds = sum(faces(at[box_of(v)], axis).mean() > 0.5 for axis in range(3)) >= 2
+    return float(least) if COMMON * total < n < total and surrounds else 0.0
+
+
+def without_background(v: np.ndarray) -> np.ndarray:
+    """Return `v` (x, y, z) moved so that its background is 0, as are zeros that reach the faces of the volume."""
+    from scipy import ndimage
+
+    background = background_value(v)
+    if not background:
+        return v
+    moved = v - np.float32(background)
+    if background < 0:
+        pieces, n = ndimage.label(v == 0)
+        padding = np.zeros(n + 1, bool)
+        for axis in range(3):
+            padding[faces(pieces, axis)] = True
+        padding[0] = False
+        moved[padding[pieces]] = 0
+    return moved.clip(0)
+
+
+def brain_mask(volumes: Mapping[str, np.ndarray], name: object = "the case") -> np.ndarray:
+    """Return where any modality differs from its background: large pieces only, holes filled slice by slice.
 
     Args:
-        volumes: (x, y, z) by modality, background 0; one modality is enough.
+        volumes: (x, y, z) by modality; the background is 0 or, where that surrounds the brain, the lowest value; one
+            modality is enough.
         name: what to call the case in an error.
 
     Returns:
         bool (x, y, z).
 
     Raises:
-        ValueError: if every voxel is 0, or hardly any is.
+        ValueError: if every voxel is background, or hardly any is.
     """
     from scipy import ndimage
 
     mask = np.zeros_like(next(iter(volumes.values())), bool)
-    for v in volumes.values():
+    for v in map(without_background, volumes.values()):
         box = box_of(v)
         least = least_signal(v[box])
         mask[box] |= (v[box] > least) | (v[box] < -least)
@@ -77,3 +132,78 @@ def brain_mask(volumes: dict[str, np.ndarray], name: object = "the case") -> np.
         mask[box] = np.append(False, sizes >= sizes.max() / 20)[pieces].T
     mask[box] = fill_slices(mask[box])
     return mask
+
+
+def check_brain(mask: np.ndarray, affine: np.ndarray, name: object = "the case") -> list[str]:
+    """Return what makes a mask (x, y, z) doubtful as that of a brain; nothing where it is plausible.
+
+    Args:
+        mask: bool; of a whole head, or of any part of one.
+        affine: (4, 4), voxel index to millimetres.
+        name: what to call the case in an error.
+
+    Raises:
+        ValueError: if no brain can be so large.
+    """
+    sides = np.linalg.norm(affine[:3, :3], axis=0)
+    ml, box = np.count_nonzero(mask) * abs(np.linalg.det(affine[:3, :3])) / 1000, mask[box_of(mask)]
+    if ml > MOST_ML:
+        reason = f"what differs from the background has {ml:.0f} ml, more than any brain"
+        todo = "remove the skull first (skull stripping), set the background to 0, and check the voxel size"
+        raise ValueError(f"Cannot find the brain of {name}: {reason}; {todo}.")
+    if not ml:
+        return []
+    notes = []
+    expected = LEAST_ML * np.minimum(sides * mask.shape / HEAD, 1).prod()
+    if ml < expected:
+        notes.append(f"only {ml:.3g} ml were taken for brain, less than a head has; check image and voxel size")
+    area = np.count_nonzero(mask, (0, 1)).max() * np.linalg.norm(np.cross(affine[:3, 0], affine[:3, 1])) / 100
+    if area > MOST_AREA:
+        notes.append(f"up to {area:.0f} square centimetres of a slice were taken for brain; is the skull removed?")
+    if min(box.shape) > 1 and box.mean() > MOST_BOX:
+        notes.append(f"what was taken for brain fills {box.mean():.0%} of its box; is the background one value?")
+    return notes
+
+
+def unmeasured(v: np.ndarray, brain: np.ndarray, affine: np.ndarray) -> np.ndarray | None:
+    """Return where a modality is background within the brain because it was not measured there.
+
+    A region counts that reaches the outside of the brain within its axial slice (a ventricle does not) and is more
+    than a thin rim; a modality may cover fewer slices than the others, or be cut.
+
+    Args:
+        v: the modality (x, y, z).
+        brain: of the case, bool (x, y, z).
+        affine: (4, 4), voxel index to millimetres.
+
+    Returns:
+        bool (x, y, z); None where there is no such region worth naming.
+    """
+    from scipy import ndimage
+
+    missing, n = brain & (without_background(v) == 0), np.count_nonzero(brain)
+    if np.count_nonzero(missing) < UNMEASURED * n:
+        return None
+    missing &= ~fill_slices(brain & ~missing)
+    steps = [np.arange(-int(REGION / s), int(REGION / s) + 1) * s for s in np.linalg.norm(affine[:3, :2], axis=0)]
+    disc = np.hypot(*np.meshgrid(*steps, indexing="ij"))[..., None] <= REGION
+    if np.count_nonzero(ndimage.binary_opening(missing, disc)) < UNMEASURED * n:
+        return None
+    return missing
+
+
+def check_values(v: np.ndarray, brain: np.ndarray) -> list[str]:
+    """Return what is odd about the values of a modality (x, y, z) in the brain, bool (x, y, z)."""
+    background, inside = background_value(v), v[brain]
+    if background:
+        return [f"its background is {background:g}, not 0; that was taken for outside the brain"]
+    low, high, share = float(v.min()), float(v.max()), np.count_nonzero(inside < 0) / max(len(inside), 1)
+    if share > MOST_NEGATIVE:
+        return [f"{share:.0%} of its brain is negative; is the sign of its values wrong?"]
+    for bits in (8, 16, 32):
+        limit = 2.0 ** (bits - 1)
+        full = -limit <= low < -0.9 * limit and 0.9 * limit < high <= limit
+        if full and share > WRAPPED and (inside == inside.round()).all():
+            large = f"values above {limit - 1:.0f} were saved as int{bits}"
+            return [f"{share:.1%} of its brain is negative, as where {large}; export it again as uint{bits} or float32"]
+    return []

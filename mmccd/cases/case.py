@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mmccd.cases.brain import brain_mask
+from mmccd.cases.brain import brain_mask, check_brain, check_values, unmeasured
 from mmccd.cases.grid import Grid, check_same_grid
 from mmccd.cases.names import case_id, find_files
 from mmccd.cases.nifti import read_labels, read_volume, write_nifti
@@ -58,8 +58,35 @@ def read_case(
         check_same_grid(other, path, grid, first)
     if masks["brain"] is None:
         masks["brain"] = brain_mask(volumes, first)
-    notes = grid_notes({m: grids[p] for m, p in files.items()})
-    return dict(volumes=volumes, affine=grid.lps_affine, grid=grid, notes=notes, **masks)
+    found, notes = look_over(volumes, masks["brain"], grid.lps_affine, first)
+    notes = grid_notes({m: grids[p] for m, p in files.items()}) + notes
+    return dict(volumes=volumes, affine=grid.lps_affine, grid=grid, notes=notes, unmeasured=found, **masks)
+
+
+def look_over(
+    volumes: Mapping[str, np.ndarray], brain: np.ndarray, affine: np.ndarray, name: object
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Return where modalities were not measured, and what a person should know of brain and values.
+
+    Args:
+        volumes: (x, y, z) by modality.
+        brain: bool (x, y, z).
+        affine: (4, 4), voxel index to millimetres.
+        name: what to call the case in an error.
+
+    Raises:
+        ValueError: if the brain is none.
+    """
+    regions: dict[str, np.ndarray] = {}
+    notes = check_brain(brain, affine, name)
+    for m, v in volumes.items():
+        notes += [f"{m}: {note}" for note in check_values(v, brain)]
+        region = unmeasured(v, brain, affine)
+        if region is not None:
+            regions[m] = region
+            share = np.count_nonzero(region) / np.count_nonzero(brain)
+            notes.append(f"{m}: {share:.0%} of the brain is 0, as where it was not measured; that is left out")
+    return regions, notes
 
 
 def grid_notes(grids: Mapping[str, Grid]) -> list[str]:
@@ -83,6 +110,7 @@ class Case:
         lesion: (x, y, z) bool, or None where it is not known.
         grid: of the input, to write results back on.
         notes: what a person should know of how it was read, each as what follows "ID: "; for warnings and records.
+        unmeasured: by modality, bool (x, y, z): large regions of the brain that it does not show.
     """
 
     id: str
@@ -92,6 +120,7 @@ class Case:
     lesion: np.ndarray | None
     grid: Grid
     notes: list[str] = field(default_factory=list)
+    unmeasured: dict[str, np.ndarray] = field(default_factory=dict)
 
     @classmethod
     def from_files(
@@ -155,7 +184,12 @@ class Case:
         """
         if modality not in self.volumes:
             raise ValueError(f"Case {self.id} has no {modality}, only {', '.join(self.volumes)}.")
-        return normalise(self.volumes[modality], self.brain, method, f"{modality} of {self.id}", modality)
+        name = f"{modality} of {self.id}"
+        return normalise(self.volumes[modality], self.measured(modality), method, name, modality)
+
+    def measured(self, modality: str) -> np.ndarray:
+        """Return where in the brain a modality was measured, bool (x, y, z)."""
+        return self.brain & ~self.unmeasured[modality] if modality in self.unmeasured else self.brain
 
     def slices(self, modality: str, index: Any = None, method: str = DEFAULT) -> torch.Tensor:
         """Return normalised axial slices (b 1 h w) at `index` (None: all), as `slices.to_slices`."""

@@ -122,7 +122,7 @@ def normalised_slices(case: Case, modality: str, index: Sequence[int], method: s
     """
     if method == "published":
         return case.slices(modality, index, method)  # its percentile depends on the background too
-    volume, brain = case.volumes[modality].T, case.brain.T  # as they lie in memory
+    volume, brain = case.volumes[modality].T, case.measured(modality).T  # as they lie in memory
     ends = np.cumsum([np.count_nonzero(page) for page in brain])
     values = normalise(volume[brain], np.ones(ends[-1], bool), method, f"{modality} of {case.id}", modality)
     out = np.full((len(index), 1, *brain.shape[1:]), -1, np.float32)
