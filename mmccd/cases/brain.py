@@ -15,7 +15,7 @@ LEAST_KEPT = 0.8  # share of what differs from the background that should lie in
 UNMEASURED = 0.01  # share of the brain: larger regions of 0 are named and left out of statistics
 REGION = 4.0  # millimetres: such a region reaches so far within an axial slice, each way from its middle
 MOST_NEGATIVE = 0.95  # share of the brain: more negative voxels are named
-WRAPPED = 1e-3  # share of the brain: more negative voxels among whole numbers that fill a type are named
+WRAPPED = (1e-3, 0.4)  # share of the brain: so many negative voxels are odd among whole numbers
 
 
 def box_of(a: np.ndarray) -> tuple[slice, slice, slice]:
@@ -182,7 +182,7 @@ def unmeasured(v: np.ndarray, brain: np.ndarray, affine: np.ndarray) -> np.ndarr
     from scipy import ndimage
 
     missing, n = brain & (without_background(v) == 0), np.count_nonzero(brain)
-    if np.count_nonzero(missing) < UNMEASURED * n:
+    if not n or np.count_nonzero(missing) < UNMEASURED * n:
         return None
     missing &= ~fill_slices(brain & ~missing)
     steps = [np.arange(-int(REGION / s), int(REGION / s) + 1) * s for s in np.linalg.norm(affine[:3, :2], axis=0)]
@@ -202,8 +202,8 @@ def check_values(v: np.ndarray, brain: np.ndarray) -> list[str]:
         return [f"{share:.0%} of its brain is negative; is the sign of its values wrong?"]
     for bits in (8, 16, 32):
         limit = 2.0 ** (bits - 1)
-        full = -limit <= low < -0.9 * limit and 0.9 * limit < high <= limit
-        if full and share > WRAPPED and (inside == inside.round()).all():
+        wide = -limit <= low < -limit / 4 and limit / 4 < high <= limit  # of numbers of so many bits
+        if wide and WRAPPED[0] < share < WRAPPED[1] and (inside == inside.round()).all():
             large = f"values above {limit - 1:.0f} were saved as int{bits}"
             return [f"{share:.1%} of its brain is negative, as where {large}; export it again as uint{bits} or float32"]
     return []
