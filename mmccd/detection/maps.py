@@ -7,7 +7,7 @@ from mmccd.cases.case import Case
 from mmccd.cases.grid import voxel_size
 from mmccd.detector import Detector
 from mmccd.intensity import BACKGROUND, DEFAULT
-from mmccd.slices import FOV, Region, field_of_view, resize, resize_back, resize_labels, to_volume
+from mmccd.slices import FOV, Region, field_of_view, resize, resize_back, resize_labels, to_slices, to_volume
 
 
 def map_slices(
@@ -81,7 +81,7 @@ def anomaly_volume(case: Case, detector: Detector, input: str, seed: int = 0, ba
         ValueError: if the case has no such modality, or `region_for` refuses it.
     """
     x = case.slices(input, method=getattr(detector.config, "normalisation", DEFAULT))
-    brain, device, region = case.brain_slices(), detector.device, region_for(detector, case)
+    brain, device, region = to_slices(case.measured(input)), detector.device, region_for(detector, case)
     a = torch.zeros_like(x)
     for i in brain.flatten(1).any(1).nonzero().flatten().split(batch_size):
         generator = torch.Generator(device).manual_seed(seed)

@@ -1,5 +1,6 @@
 """What a detector found in one case: a picture that explains it, and files on the grid of the scan."""
 
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -116,11 +117,12 @@ def report_slices(found: Detection, n: int) -> list[int]:
 
 
 def report_title(found: Detection) -> str:
-    """Return the two lines above a report."""
+    """Return the lines above a report: two, and what a person should know of how the case was read."""
     post = f"map after: {found.post}; " if found.post else ""
     return (
         f"{found.case.id}: {found.detector} on {found.input}, threshold {found.threshold:.3g}, "
         f"{found.volume_ml:.1f} ml found\n{post}for research and teaching, not a medical device"
+        + "".join(f"\n{textwrap.fill(note, 110)}" for note in found.case.notes)
     )
 
 
@@ -151,7 +153,7 @@ def report_figure(found: Detection, n: int = 6) -> "Figure":
         cmap=["gray", "inferno", "gray"],
         label=["normalised", "score", None],
         truths=[None, truth, None],
-        sides=True,
+        sides=case.grid.oriented,
         width=11,
         title=report_title(found),
     )

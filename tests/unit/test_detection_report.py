@@ -89,3 +89,26 @@ def test_save_is_all_or_nothing(case, tmp_path, monkeypatch):
     with pytest.raises(MemoryError):
         found.save(out)
     assert list(out.iterdir()) == []
+
+
+def test_no_side_is_named_where_the_file_does_not_say_it(case):
+    def letters(found):
+        return {t.get_text() for ax in found.report().axes for t in ax.texts} & {"R", "L"}
+
+    found = detect_case(case, ready())
+    assert letters(found) == {"R", "L"}
+    case.notes.append("left and right are not known")
+    case.grid.geometry.update(qform_code=0, sform_code=0)
+    assert not letters(found)
+    assert "left and right are not known" in found.report().get_suptitle()
+
+
+def test_what_was_not_measured_is_not_judged(case):
+    everything = EverythingPositive()
+    before = detect_case(case, everything).segmentation
+    assert before[:, :, 4].any()
+    case.unmeasured["flair"] = np.zeros_like(case.brain)
+    case.unmeasured["flair"][:, :, 4] = True
+    after = detect_case(case, everything).segmentation
+    assert not after[:, :, 4].any()
+    assert (after == before)[:, :, 5:].all()
