@@ -127,7 +127,8 @@ def parse_header(raw: bytes, path: PathLikeStr) -> Header:
     shape, dtype = stored_shape(stored, path), stored_dtype(stored, path)
     fields = stored.as_byteswapped(native_code)
     fields["dim"] = [3, *shape, 1, 1, 1, 1]
-    affine, notes = where_it_lies(fields, path)
+    with np.errstate(all="ignore"):  # nonsense may overflow on the way to being refused
+        affine, notes = where_it_lies(fields, path)
     offset = stored_offset(stored, 544 if len(raw) == 540 else 352, path)
     return Header(fields, image, shape, dtype, offset, stored_scale(stored, path), affine, notes)
 
