@@ -14,7 +14,7 @@ from mmccd.cases.prepare import prepare
 from mmccd.cases.records import read_records, sealed
 from mmccd.cases.store import SliceStore
 
-OPTIONS = dict(size=8, min_brain=1.0, progress=False)
+OPTIONS = dict(size=8, fov=28.0, min_brain=1.0, progress=False)
 
 
 @pytest.fixture(scope="module")
