@@ -11,6 +11,9 @@ from mmccd.cases.case import Case
 from mmccd.cases.grid import Grid
 from mmccd.cases.prepare import case_arrays, make_recipe
 from mmccd.detection.maps import anomaly_volume
+from mmccd.detector import load_detector
+from mmccd.phantom import make_phantom
+from mmccd.scoring import average_precision
 from mmccd.slices import Region, cut, field_of_view, resize, resize_back, resize_labels, to_slices
 
 quick = settings(max_examples=20, deadline=None)
@@ -176,3 +179,20 @@ def test_coarse_pixels_are_noted_once():
     for _ in range(2):
         anomaly_volume(case, detector(64), "flair")
     assert [("4 x 4 mm" in n and "3.75 mm" in n) for n in case.notes] == [True]
+
+
+@pytest.mark.parametrize("name", ["dae-flair", "cycle-flair-t2"])
+def test_packaged_detectors_find_as_much_in_a_cropped_scan_and_one_of_half_the_resolution(name):
+    d, h = load_detector(name), make_phantom("glioma", 77, 0, range(80, 82), twin=False)
+    whole = Case.from_phantom(h, modalities=["flair"])
+    volume, brain, lesion = whole.volumes["flair"], whole.brain, whole.lesion
+    box = np.s_[30:210, 25:230]
+    blocks = volume.reshape(120, 2, 120, 2, 2).mean((1, 3)), *(v[::2, ::2] for v in (brain, lesion))
+    cases = [
+        whole,
+        make_case(volume[box], brain[box], lesion[box], (1.0, 1.0, 1.0)),
+        make_case(*blocks, (2.0, 2.0, 1.0)),
+    ]
+    scores = [average_precision(anomaly_volume(c, d, "flair")[c.brain], c.lesion[c.brain]) for c in cases]
+    assert scores[0] > 0.3
+    assert max(scores) - min(scores) < 0.05, scores
