@@ -20,7 +20,7 @@ def next_line(elapsed: float) -> float:
 
 
 @contextmanager
-def lines(describe: Callable[[], str], show: bool = True) -> Generator[None]:
+def status_lines(describe: Callable[[], str], show: bool = True) -> Generator[None]:
     """While the work inside goes on, say on standard error how far it is: after half a minute, then ever more rarely.
 
     Args:
@@ -65,7 +65,7 @@ def track(
     total = len(items) if total is None else total  # type: ignore[bad-argument-type]
     done = first
     bar = tqdm(items, doing, total, initial=first, unit=unit, disable=None if show else True)
-    with lines(lambda: f"{doing}: {done} of {counted(total, unit)}", show):
+    with status_lines(lambda: f"{doing}: {done} of {counted(total, unit)}", show):
         for item in bar:
             yield item
             done += 1

@@ -3,6 +3,7 @@
 import io
 import json
 import time
+import zlib
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,6 +18,7 @@ from mmccd.baselines import Bottleneck
 from mmccd.benchmark.dataset import Batch, ScoredSubject, load_evaluation_set
 from mmccd.benchmark.networks import Entry, load_entry
 from mmccd.benchmark.plan import Plan
+from mmccd.cases.records import checksum
 from mmccd.detection.maps import map_slices
 from mmccd.detector import Detector, fingerprint, healthy_threshold
 from mmccd.files import write_atomic, writing
@@ -188,10 +190,12 @@ def score_file(plan: Plan, key: str) -> Path:
 def kept_scores(plan: Plan, entry: Entry) -> dict[str, Any] | None:
     """What was measured before, if it is whole and of the same weights, slices and version; else None."""
     file = score_file(plan, entry.key)
-    with suppress(OSError, ValueError, KeyError, TypeError, BadZipFile):
+    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, BadZipFile, zlib.error):
         old = json.loads(file.read_text())
+        digest = old.pop("sha256")
         with np.load(file.with_suffix(".npz")) as maps:
-            whole = set(maps.files) == set(pictured(load_evaluation_set(plan).subjects))
+            whole = {k for k in maps.files if maps[k] is not None}  # read, so that a damaged one shows
+        whole = whole == set(pictured(load_evaluation_set(plan).subjects)) and digest == checksum(old)
         now = (fingerprint(load_entry(plan, entry)), load_evaluation_set(plan).check, __version__)
         if whole and (old["fingerprint"], old["check"], old["mmccd"]) == now:
             return old
@@ -209,5 +213,6 @@ def score_entry(plan: Plan, entry: Entry) -> dict[str, Any]:
         file.parent.mkdir(parents=True, exist_ok=True)
         np.savez_compressed(buffer := io.BytesIO(), **{k: v.half().numpy() for k, v in maps.items()})
         write_atomic(file.with_suffix(".npz"), buffer.getvalue())
-        write_atomic(file, json.dumps(found, allow_nan=False).encode())
-    return json.loads(json.dumps(found))
+        found = json.loads(json.dumps(found, allow_nan=False))
+        write_atomic(file, json.dumps(found | {"sha256": checksum(found)}).encode())
+    return found

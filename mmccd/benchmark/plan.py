@@ -220,27 +220,42 @@ RENAMED = {
 }  # fields of `Recipe` in the plan.json of mmccd 0.1
 
 
-def write_or_check_plan(plan: Plan, out: Path) -> None:
-    """Write `plan.json` into a new folder; of a folder that has one, make sure that it is the same plan.
+def describe_decided(plan: Plan) -> dict[str, Any]:
+    """All that decides what a benchmark ends in, ready for JSON.
 
     Folder and device are no part of it: a benchmark may move, and go on elsewhere.
+    """
+    decided = {k: v for k, v in asdict(plan).items() if k not in ("out", "device")} | {"recipe": asdict(plan.recipe)}
+    return json.loads(json.dumps(decided, default=str))
+
+
+def write_or_check_plan(plan: Plan, out: Path) -> None:
+    """Write `plan.json` into a new folder; of a folder that has one, make sure that it is the same plan.
 
     Raises:
         ValueError: The folder holds something else, another plan, or one that cannot be read.
     """
-    record = out / "plan.json"
-    decided = {k: v for k, v in asdict(plan).items() if k not in ("out", "device")} | {"recipe": asdict(plan.recipe)}
-    decided = json.loads(json.dumps(decided, default=str))
+    check_plan(plan, out)
+    if not (out / "plan.json").exists():
+        with writing(out):
+            write_atomic(out / "plan.json", (json.dumps(describe_decided(plan), indent=1) + "\n").encode())
+
+
+def check_plan(plan: Plan, out: Path) -> None:
+    """Make sure that a folder is empty or holds a benchmark of the same plan; nothing is written.
+
+    Raises:
+        ValueError: The folder holds something else, another plan, or one that cannot be read.
+    """
+    record, decided = out / "plan.json", describe_decided(plan)
     if not record.exists():
         if any(p.name[0] != "." for p in out.iterdir()):
             raise ValueError(f"{out} is not empty and holds no benchmark: choose another folder")
-        with writing(out):
-            write_atomic(record, (json.dumps(decided, indent=1) + "\n").encode())
         return
     try:
         old = dict(json.loads(record.read_bytes()))
         old["recipe"] = {RENAMED.get(k, k): v for k, v in old["recipe"].items()}
-    except (ValueError, TypeError, KeyError, AttributeError, OSError) as e:
+    except (ValueError, TypeError, KeyError, AttributeError, OSError, RecursionError) as e:
         raise ValueError(f"cannot go on in {out}: its plan.json is damaged; choose another folder") from e
     if change := first_difference(old, decided):
         raise ValueError(

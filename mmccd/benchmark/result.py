@@ -15,6 +15,7 @@ from mmccd.benchmark.networks import entries, run_folder
 from mmccd.benchmark.plan import Plan, stopping_rule
 from mmccd.cases.store import SliceStore
 from mmccd.detector import fingerprint, load_detector
+from mmccd.errors import file_error
 from mmccd.files import round_floats
 from mmccd.registry import METHODS
 from mmccd.summary import paired_bootstrap
@@ -28,8 +29,20 @@ def read_curve(folder: Path, validated: bool = True) -> dict[str, Any]:
     Args:
         folder: Of the run.
         validated: Only the steps after which it was validated.
+
+    Raises:
+        ValueError: The log is damaged.
     """
-    names, *lines = (folder / "log.csv").read_text().split()
+    try:
+        return parse_curve((folder / "log.csv").read_text(), validated)
+    except (ValueError, KeyError, OSError) as error:
+        todo = f"delete {folder} to train it again, or put back a good copy"
+        raise file_error(folder / "log.csv", "it is damaged", todo) from error
+
+
+def parse_curve(text: str, validated: bool) -> dict[str, Any]:
+    """The log of a run as `read_curve` returns it."""
+    names, *lines = text.split()
     rows = [dict(zip(names.split(","), line.split(","))) for line in lines]
 
     def number(text: str) -> float | None:

@@ -1,5 +1,7 @@
 """The benchmark from its first phantom to its tables; stopped at any point, the same call goes on."""
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -7,13 +9,13 @@ from mmccd.anatomy import KINDS
 from mmccd.benchmark.dataset import load_evaluation_set, load_training_data, make_stores, store_paths, subject_split
 from mmccd.benchmark.figures import cost_figure, maps_figure, recall_figure, size_figure
 from mmccd.benchmark.networks import entries, load_entry, run_folder, untrained
-from mmccd.benchmark.plan import Plan, stopping_rule, write_or_check_plan
+from mmccd.benchmark.plan import Plan, check_plan, stopping_rule, write_or_check_plan
 from mmccd.benchmark.result import collect_result, read_curve
 from mmccd.benchmark.schedule import run_tasks
 from mmccd.benchmark.tables import all_tables
 from mmccd.cases.phantoms import Phantoms
 from mmccd.cases.store import SliceStore
-from mmccd.files import output_folder, to_json, write_atomic, writing
+from mmccd.files import folder_lock, output_folder, remove_leftovers, to_json, write_atomic, writing
 from mmccd.intensity import DEFAULT
 from mmccd.registry import METHODS
 from mmccd.runtime import counted
@@ -81,6 +83,21 @@ def check_data(plan: Plan) -> None:
             load_entry(plan, e)
 
 
+@contextmanager
+def benchmark_folder(plan: Plan) -> Generator[Path]:
+    """The folder of a benchmark, made where missing and locked against other processes; clear of what was killed.
+
+    Raises:
+        ValueError: It holds something else or another plan, cannot be written, or another process works in it.
+    """
+    with output_folder(plan.out) as out:
+        check_plan(plan, out)  # before a lock is left in a folder that is not a benchmark's
+        with folder_lock(out, "running a benchmark"):
+            for folder in (out, out / "scores"):
+                remove_leftovers(folder)
+            yield out
+
+
 def run_benchmark(plan: Plan, jobs: int = 1, progress: bool = True, command: str = "") -> dict[str, Any]:
     """Make the paper's tables: make phantoms, train what is missing, measure, write. Goes on where it was stopped.
 
@@ -104,7 +121,7 @@ def run_benchmark(plan: Plan, jobs: int = 1, progress: bool = True, command: str
         raise ValueError(f"jobs must be 1 or more, got {jobs}")
     if plan.scans:
         check_scans(plan)  # before anything is written
-    with output_folder(plan.out) as out:
+    with benchmark_folder(plan) as out:
         write_or_check_plan(plan, out)
         make_stores(plan, jobs, progress)
         check_data(plan)

@@ -15,6 +15,7 @@ from mmccd.benchmark.measure import score_entry
 from mmccd.benchmark.networks import Entry, entries, train_method
 from mmccd.benchmark.plan import Plan
 from mmccd.pools import ProcessPool
+from mmccd.progress import status_lines
 from mmccd.registry import METHODS
 from mmccd.runtime import counted, duration
 
@@ -55,18 +56,27 @@ class ProgressDisplay:
         """Open a bar for `total` tasks of the benchmark in the folder `out`; without `show` nothing is written."""
         from tqdm import tqdm
 
-        self.out, self.show = Path(out), show
+        self.out, self.show, self.total = Path(out), show, total
         self.started: dict[str, float] = {}  # of the tasks that run
+        self.done = 0
         self.closed = threading.Event()
         self.bar = tqdm(total=total, desc="benchmark", unit="task", dynamic_ncols=True, disable=None if show else True)
 
     def __enter__(self) -> Self:
         threading.Thread(target=self.refresh, daemon=True).start()
+        self.lines = status_lines(self.summary, self.show)
+        self.lines.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.lines.__exit__(None, None, None)
         self.closed.set()
         self.bar.close()
+
+    def summary(self) -> str:
+        """How many tasks are done, and which run."""
+        running = "; ".join(self.describe(name) for name in list(self.started))
+        return f"benchmark: {self.done} of {counted(self.total, 'task')} done ({running})"
 
     def refresh(self) -> None:
         """Every two seconds, put the tasks that run beside the bar."""
@@ -94,6 +104,7 @@ class ProgressDisplay:
     def end(self, name: str, summary: str = "") -> None:
         """A task is done; `summary` goes before its duration."""
         took = duration(time.perf_counter() - self.started.pop(name))
+        self.done += 1
         self.bar.update(1)
         self.message(f"{name}: {summary}{took}")
 

@@ -20,6 +20,7 @@ from mmccd.files import (
     writing,
 )
 from mmccd.phantom import Phantom, make_phantom, phantom_id
+from mmccd.progress import track
 
 PathLikeStr = str | PathLike[str]
 
@@ -148,8 +149,6 @@ def make_subjects(
     Raises:
         ValueError: if a subject is there already, the slices hold no brain, or writing fails.
     """
-    from tqdm import tqdm
-
     wanted, out = list(wanted), user_path(out)
     there = [p for p in (out / phantom_id(k, seed, i) for k, i in wanted) if p.exists()]
     if there and not overwrite:
@@ -157,7 +156,7 @@ def make_subjects(
     made = []
     with output_folder(out) as folder:
         remove_leftovers(folder)
-        for kind, i in tqdm(wanted, "phantom", unit="subject", disable=None if progress else True):
+        for kind, i in track(wanted, "phantom", "subject", show=progress):
             subject = make_phantom(kind, seed, i, slices)
             if slices is not None and not subject.brain.any():
                 raise ValueError(f"the slices {slices[0]}:{slices[-1]} hold no brain: choose others, such as 70:89")

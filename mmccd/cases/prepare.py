@@ -377,7 +377,7 @@ def prepare(
         healthy: cases without segmentation are known to be healthy.
         normalisation: a name in `intensity.METHODS`.
         jobs: processes, 0 chooses; unless it is 1, a script must call this under `if __name__ == "__main__":`.
-        progress: a bar, if on a terminal.
+        progress: a bar on a terminal, elsewhere a line now and then.
         fov: field of view, millimetres along each side, centred on the brain; see `slices.field_of_view`.
         subjects: file that says who is who (see `subjects.read_subjects`); the store keeps it for `train`.
 

@@ -16,6 +16,7 @@ from mmccd.cases.subjects import few_subjects_notes, subject_of
 from mmccd.detection.maps import anomaly_volume
 from mmccd.detector import Detector, healthy_threshold
 from mmccd.postprocess import PostProcess
+from mmccd.progress import track
 
 UNPROCESSED = PostProcess()
 """The map as the detector makes it."""
@@ -80,18 +81,16 @@ def recalibrate(
         post: what will be done to the maps of other cases too.
         fpr: share of the healthy brain that may lie above the threshold, in (0, 1).
         seed: of the randomness, for detectors that draw.
-        progress: show a bar, if on a terminal.
+        progress: show a bar on a terminal, elsewhere a line now and then.
 
     Raises:
         ValueError: if no case is given, one cannot be read or has a lesion, or `fpr` is not in (0, 1).
     """
-    from tqdm import tqdm
-
     notes: list[str] = []
     cases, input = find_cases(healthy, notes), input or detector.config.input
     if not cases:
         raise ValueError("Cannot calibrate without a healthy case, and none was given; name folders or NIfTI files.")
-    bar = tqdm(cases, desc="calibrate", unit="case", disable=None if progress else True)
+    bar = track(cases, "calibrate", "case", show=progress)
     values = [healthy_values(path, detector, input, post, seed) for _, path in bar]
     v = torch.from_numpy(np.concatenate(values))
     h = healthy_threshold(v, fpr)

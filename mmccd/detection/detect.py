@@ -18,6 +18,7 @@ from mmccd.detector import Detector, describe, fingerprint
 from mmccd.errors import file_error, format_error
 from mmccd.files import output_folder, remove_leftovers, user_path
 from mmccd.postprocess import PostProcess, lower_dropped
+from mmccd.progress import track
 
 
 def detect_case(
@@ -200,8 +201,6 @@ def detect_many(
         ValueError: if the detector has no threshold, two cases have one name, or `out` cannot be written, lies among
             the scans, or holds or meanwhile gets results of another detector.
     """
-    from tqdm import tqdm
-
     _ = detector.threshold  # refuses here if there is none: that is no fault of a case
     out, left_out = user_path(out), []
     check_place(cases := find_cases(paths, left_out), out)
@@ -212,7 +211,7 @@ def detect_many(
         results = ResultFolder(out, run, overwrite, command)
         mine = [
             attempt(id, path, detector, results, skip=skip_existing, **options)
-            for id, path in tqdm(cases, desc="detect", unit="case", disable=None if progress else True)
+            for id, path in track(cases, "detect", "case", show=progress)
         ]
         if any(c["status"] == "skipped" for c in mine):
             results.settle()

@@ -14,7 +14,7 @@ from mmccd.training.checkpoint import checkpoint_path, explained_write_errors, r
 from mmccd.training.data import TrainingData
 from mmccd.training.fit import DetectorModule
 from mmccd.training.log import Row, log_text, sample_figure, save_sample
-from mmccd.training.progress import Progress
+from mmccd.training.progress import Progress, validations_left
 from mmccd.training_loop import TrainConfig, converged, lr_factor, validate
 
 
@@ -139,6 +139,6 @@ class TrainingCallback(L.Callback):
         if due(c.checkpoint_every) or stop:
             self.save_checkpoint(trainer)
         if self.progress:
-            validations_left = (c.steps - self.step) // c.validate_every + 1
-            self.progress.step(self.step, self.rows[-1] if logged else None, self.validation_seconds * validations_left)
+            validating = self.validation_seconds * validations_left(self.step, c.steps, c.validate_every)
+            self.progress.step(self.step, self.rows[-1] if logged else None, validating)
         trainer.should_stop = stop

@@ -2,7 +2,8 @@
 
 import hashlib
 import io
-from collections.abc import Callable, Generator
+import math
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -63,20 +64,63 @@ def checkpoints(out: Path) -> list[Path]:
     return sorted((out / "checkpoints").glob("step-" + "[0-9]" * 7 + ".ckpt"))
 
 
-def newest_intact(out: Path, warn: Callable[[str], object]) -> Path | None:
+class ForeignCheckpointError(ValueError):
+    """A checkpoint that is whole, and of another training."""
+
+
+def is_state(state: Any) -> bool:
+    """Is this what a `TrainingCallback` left in a checkpoint: lines of the log in numbers, seconds, a calibration?"""
+
+    def is_number(x: Any) -> bool:
+        return isinstance(x, int | float) and not isinstance(x, bool)
+
+    def is_row(row: Any) -> bool:
+        return isinstance(row, dict) and all(map(is_number, row.values())) and {"step", "samples"} <= row.keys()
+
+    try:
+        rows, calibration, seconds = state["rows"], state["calibration"], (state["spent"], state["pause"])
+        known = calibration is None or math.isfinite(calibration["threshold"])
+        return known and isinstance(rows, list) and all(map(is_row, rows)) and min(seconds) >= 0
+    except (KeyError, TypeError, ValueError):
+        return False
+
+
+def check_content(checkpoint: Any, step: int) -> None:
+    """Make sure that a checkpoint holds what a training needs to go on, before anything believes it.
+
+    Raises:
+        ValueError: It does not.
+    """
+    try:
+        right = checkpoint["global_step"] == step and is_state(checkpoint["callbacks"]["Keeper"])
+        tensors = checkpoint["state_dict"].values()
+        right = right and all(not t.is_floating_point() or bool(t.isfinite().all()) for t in tensors)
+        right = right and all(math.isfinite(v) for v in checkpoint["losses"])
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError("it is no checkpoint of a training") from error
+    if not right:
+        raise ValueError("it holds values that no training has")
+
+
+def newest_intact(
+    out: Path, warn: Callable[[str], object], check: Callable[[Mapping[str, Any], Path], object] = lambda *_: None
+) -> Path | None:
     """The newest checkpoint in a run folder that is whole; None if there is none yet.
 
     Args:
         out: Folder of the run.
         warn: Is given one sentence for each damaged checkpoint that is passed over.
+        check: Raises an error for content, and path, that cannot be gone on from.
 
     Raises:
-        ValueError: A checkpoint cannot be read though it may be whole, or all of them are damaged.
+        ValueError: A checkpoint cannot be read though it may be whole, is of another training, or all are damaged.
     """
     found = checkpoints(out)
     for path in reversed(found):
         try:
-            ChecksummedCheckpointIO().load_checkpoint(path)
+            check(ChecksummedCheckpointIO().load_checkpoint(path), path)
+        except ForeignCheckpointError:
+            raise
         except OSError as e:
             raise ValueError(
                 f"Cannot read {path}: {e.strerror or e}; put that right, or delete it to go on from what was before it."

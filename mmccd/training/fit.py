@@ -1,5 +1,6 @@
 """Any detector as a LightningModule, and the Trainer for it. Imports Lightning, which takes seconds: import it late."""
 
+import json
 import logging
 import signal
 import warnings
@@ -46,11 +47,14 @@ class DetectorModule(L.LightningModule):
         detector: Has a `loss`; it is trained in place.
         data: What to train on.
         config: All settings.
+        about: What the run is, from `describe_run`; a checkpoint of another one is refused.
     """
 
-    def __init__(self, detector: Detector, data: TrainingData, config: TrainConfig) -> None:
+    def __init__(
+        self, detector: Detector, data: TrainingData, config: TrainConfig, about: dict[str, Any] | None = None
+    ) -> None:
         super().__init__()
-        self.detector, self.data, self.config = detector, data, config
+        self.detector, self.data, self.config, self.about = detector, data, config, about
         self.grad_norm: Tensor | float = 0.0
         self.losses: list[Tensor] = []  # since the last line of the log
         self.ema = AveragedModel(detector, avg_fn=partial(ema_average, decay=config.ema))  # part of every checkpoint
@@ -92,6 +96,7 @@ class DetectorModule(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["losses"] = [v.item() for v in self.losses]
+        checkpoint["about"] = json.dumps(self.about)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.losses = [torch.tensor(v) for v in checkpoint["losses"]]

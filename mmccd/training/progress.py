@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Mapping
 
+from mmccd.progress import next_line
 from mmccd.runtime import counted, duration
 
 WARM_UP, MEASURED = 2, 8  # steps that are slower than others, and steps that the first estimate rests on
@@ -22,7 +23,8 @@ class Progress:
         from tqdm.auto import tqdm
 
         self.total, self.first, self.show, self.last_line = total, first, show, first
-        self.start = time.perf_counter()
+        self.start = self.began = time.perf_counter()
+        self.spoke, self.loss = 0.0, ""  # seconds after the beginning, and the last one known
         live = show and (sys.stderr.isatty() or type(sys.stderr).__module__.startswith("ipykernel"))
         self.bar = tqdm(total=total, initial=first, desc="train", unit="step", dynamic_ncols=True) if live else None
 
@@ -34,30 +36,45 @@ class Progress:
             print(line, file=sys.stderr, flush=True)
 
     def step(self, step: int, row: Mapping[str, float] | None, validation_seconds: float) -> None:
-        """Show that one more step is done.
+        """Show that one more step is done; without a terminal by a line for each tenth of them, and now and then.
 
         Args:
             step: Steps done so far.
             row: The new line of the log; None if there is none.
             validation_seconds: What the validations still to come will take.
         """
+        elapsed = time.perf_counter() - self.began
+        self.loss = f": loss {row['loss']:.4g}" if row else self.loss
         if self.bar is not None:
             self.bar.update(1)
-            if row:
-                self.bar.set_postfix_str(f"loss {row['loss']:.4g}", refresh=False)
-        elif row and 10 * step // self.total > 10 * self.last_line // self.total:
-            self.last_line = step
-            self.write(f"step {step} of {self.total}: loss {row['loss']:.4g}")
+            self.bar.set_postfix_str(self.loss.removeprefix(": "), refresh=False)
+        elif (row and 10 * step // self.total > 10 * self.last_line // self.total) or elapsed > next_line(self.spoke):
+            self.last_line, self.spoke = step, elapsed
+            self.write(f"step {step} of {self.total}{self.loss}")
         if step == self.first + WARM_UP:
             self.start = time.perf_counter()
         if step == self.first + WARM_UP + MEASURED < self.total:
-            each, left = (time.perf_counter() - self.start) / MEASURED, self.total - step
-            self.write(
-                f"{counted(left, 'step')} to go will take about {duration(each * left + validation_seconds)} "
-                f"({each:.2g} s each)"
-            )
+            self.write(estimate((time.perf_counter() - self.start) / MEASURED, self.total - step, validation_seconds))
 
     def close(self) -> None:
         """Leave the terminal in order."""
         if self.bar is not None:
             self.bar.close()
+
+
+def estimate(each: float, left: int, validation_seconds: float) -> str:
+    """Say how long the rest of a training will take, so that the numbers add up.
+
+    Args:
+        each: Seconds that a step takes.
+        left: Steps still to come.
+        validation_seconds: What the validations still to come will take.
+    """
+    validating = f", and {duration(validation_seconds)} to validate" * (validation_seconds >= 0.5)
+    total = duration(each * left + validation_seconds)
+    return f"{counted(left, 'step')} to go will take about {total} ({each:.2g} s each{validating})"
+
+
+def validations_left(step: int, steps: int, every: int) -> int:
+    """Return how many validations are to come after `step`: one after each `every` steps, and one after the last."""
+    return steps // every - step // every + bool(steps % every and step < steps)

@@ -4,22 +4,71 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, NotRequired
+
+from annotated_types import Ge
+from typing_extensions import TypedDict
 
 from mmccd.detector import Detector, fingerprint
-from mmccd.files import write_durably
+from mmccd.files import hash_file, remove_leftovers, write_durably
 from mmccd.runtime import evenly_spaced, say
-from mmccd.training.checkpoint import explained_write_errors, newest_intact
+from mmccd.schemas import Natural, checked
+from mmccd.training.checkpoint import (
+    ForeignCheckpointError,
+    check_content,
+    checkpoint_step,
+    explained_write_errors,
+    newest_intact,
+)
 from mmccd.training.data import TrainingData
 from mmccd.training_loop import OPTIONS, TrainConfig, describe_data, without_labels
 from mmccd.weights.renames import current_config
 
 Record = dict[str, Any]  # as in train.json: status, about; and, once done, device, torch, date, result
-RESULT_FILES = ("config.json", "model.safetensors")  # what `Detector.from_pretrained` needs
+
+
+class About(TypedDict):
+    """What decides how a run ends; see `describe_run`."""
+
+    detector: NotRequired[str]
+    config: NotRequired[dict[str, Any]]
+    training: NotRequired[dict[str, Any]]
+    data: NotRequired[dict[str, Any]]
+    validation: NotRequired[dict[str, Any]]
+    start: NotRequired[str]
+
+
+class Result(TypedDict):
+    """The last line of the log of a run that is done."""
+
+    step: Natural
+    samples: Natural
+    loss: float
+    val_loss: float
+    seconds: Annotated[float, Ge(0)]
+
+
+class RunRecord(TypedDict):
+    """What train.json holds; `hashes` has SHA-256 of the files that must not change any more."""
+
+    status: Literal["not done", "done"]
+    about: About
+    device: NotRequired[str]
+    torch: NotRequired[str]
+    date: NotRequired[str]
+    result: NotRequired[Result]
+    hashes: NotRequired[dict[str, str]]
+
+
+WEIGHTS = "model.safetensors"
+RESULT_FILES = ("config.json", WEIGHTS)  # what `Detector.from_pretrained` needs
+NAMES = r"train\.json|log\.csv|config\.json|model\.safetensors|README\.md|curve\.png|step-\d{7}\.(ckpt|png)"
+OLD_PART = re.compile(rf"\.({NAMES})(\.\d+)?\.part")
 DETECTOR_OPTIONS = ("input", "target", "modalities")  # fields of a detector's config that are options of `mmccd train`
 
 
@@ -156,13 +205,21 @@ def read_record(out: Path) -> Record:
     path = out / "train.json"
     try:
         record = json.loads(path.read_bytes()) if path.exists() else {}
+        if not isinstance(record, dict) or not {"status", "about"} <= record.keys():
+            return {}  # of something else
+        checked(record, RunRecord, path)
     except OSError as e:
         raise ValueError(f"Cannot read {path}: {e.strerror or e}; put that right and run it again") from e
-    except ValueError as e:
-        raise ValueError(
-            f"Cannot go on in {out}: its train.json is damaged; start again in another folder, or delete this one"
-        ) from e
-    return record if isinstance(record, dict) and {"status", "about"} <= record.keys() else {}
+    except (ValueError, RecursionError) as e:
+        raise damaged_record(out) from e
+    return record
+
+
+def damaged_record(out: Path) -> ValueError:
+    """The error for a run folder whose train.json nobody can go on from."""
+    return ValueError(
+        f"Cannot go on in {out}: its train.json is damaged; start again in another folder, or delete this one"
+    )
 
 
 def read_run(out: Path) -> Record:
@@ -214,12 +271,40 @@ def open_run(out: Path, about: Record, resume: bool, warn: Callable[[str], objec
         check_same_run(out, record, about, resume)
         record["about"] = about  # the same, in the terms of this version
     with explained_write_errors(out):
-        lost = record.get("status") == "done" and not all((out / name).exists() for name in RESULT_FILES)
-        if not record or lost:
+        if not record or is_lost(out, record, warn):
             record = {"status": "not done", "about": about}
             write_record(out, record)
         for folder in (out / "checkpoints", out / "samples", out):
             folder.mkdir(exist_ok=True)
-            for part in folder.glob(".*.part"):
-                part.unlink()  # of a process that was killed while it wrote
-    return newest_intact(out, warn), record
+            remove_leftovers(folder)
+            for part in [p for p in folder.iterdir() if OLD_PART.fullmatch(p.name)]:
+                part.unlink()  # of version 0.1.0, killed while it wrote
+
+    def check(content: Mapping[str, Any], path: Path) -> None:
+        check_content(content, checkpoint_step(path))
+        old = json.loads(content.get("about") or "null")  # version 0.1.0 did not say
+        if old and (change := what_changed(upgraded(old), about)):
+            raise ForeignCheckpointError(
+                f"Cannot go on in {out}: {path.name} is of another training ({change}); delete it, or start again in "
+                "another folder"
+            )
+
+    return newest_intact(out, warn, check), record
+
+
+def is_lost(out: Path, record: Record, warn: Callable[[str], object]) -> bool:
+    """Is the result of a run that is done missing, or not what it was?
+
+    Raises:
+        ValueError: The record does not say what the result is.
+    """
+    if record.get("status") != "done":
+        return False
+    if "result" not in record:
+        raise damaged_record(out)
+    if not all((out / name).exists() for name in RESULT_FILES):
+        return True
+    wrong = [name for name, digest in record.get("hashes", {}).items() if hash_file(out / name) != digest]
+    for name in wrong:
+        warn(f"{out / name} is damaged, or of another run; it is written again from the last checkpoint.")
+    return bool(wrong)

@@ -12,13 +12,13 @@ import torch
 
 from mmccd.detector import Detector
 from mmccd.errors import display_name
-from mmccd.files import folder_lock, output_folder, write_atomic
+from mmccd.files import folder_lock, hash_file, output_folder, write_atomic
 from mmccd.runtime import counted, pick_device, say, single_thread
 from mmccd.training.card import card
 from mmccd.training.checkpoint import checkpoint_step, explained_write_errors
 from mmccd.training.data import TrainingData, check_healthy, data_notes, subjects_of
 from mmccd.training.log import Row, curve_figure, log_text
-from mmccd.training.record import Record, describe_run, open_run, read_run, write_record
+from mmccd.training.record import WEIGHTS, Record, describe_run, open_run, read_run, write_record
 from mmccd.training_loop import PRESETS, TrainConfig
 
 if TYPE_CHECKING:
@@ -93,6 +93,13 @@ def run_fit(module: "DetectorModule", callback: "TrainingCallback", device: str,
             make_trainer(callback.out, module.config, device, callback).fit(module, ckpt_path=checkpoint)
     except SystemExit:  # how Lightning passes a KeyboardInterrupt on
         raise KeyboardInterrupt("stopped at once; go on with --resume") from None
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError) as e:
+        if checkpoint is None or callback.progress:  # it began
+            raise
+        raise ValueError(
+            f"Cannot go on from {checkpoint}: it is whole, but does not fit this training; delete it to go on from "
+            "what was before it, or start again in another folder"
+        ) from e
     finally:
         if callback.progress:
             callback.progress.close()
@@ -126,6 +133,7 @@ def finish(out: Path, record: Record, detector: Detector, rows: list[Row], devic
     }
     with explained_write_errors(out):
         detector.save_pretrained(out)
+        record["hashes"] = {WEIGHTS: hash_file(out / WEIGHTS)}
         write_atomic(out / "log.csv", log_text(rows).encode())
         save_png(curve_figure(rows), out / "curve.png")
         write_atomic(out / "README.md", card(record, detector.calibration, rows[0]).encode())
@@ -192,7 +200,7 @@ def train(
         from mmccd.training.callback import TrainingCallback
         from mmccd.training.fit import DetectorModule
 
-        module = DetectorModule(copy.deepcopy(detector), data, config)
+        module = DetectorModule(copy.deepcopy(detector), data, config, about)
         callback = TrainingCallback(out, val, progress)
         run_fit(module, callback, device, checkpoint)
         module.averaged.calibration = callback.calibration

@@ -310,7 +310,10 @@ def test_killed_and_gone_on_with(made, tmp_path, monkeypatch):
     assert first.read_bytes() == second.read_bytes()
 
 
-STALE = ("half", "list", "older weights", "no maps", "older mmccd", "other slices", "other weights")
+STALE = (
+    *("half", "list", "older weights", "no maps", "damaged maps", "another digit", "older mmccd", "other slices"),
+    "other weights",
+)
 
 
 @pytest.mark.parametrize("what", STALE)
@@ -330,6 +333,12 @@ def test_what_is_stale_is_measured_again(made, tmp_path, monkeypatch, what):
         file.write_text(json.dumps(old | {"fingerprint": "0" * 16}))
     if what == "no maps":
         file.with_suffix(".npz").unlink()
+    if what == "damaged maps":
+        content = bytearray(file.with_suffix(".npz").read_bytes())
+        content[len(content) // 3] ^= 1
+        file.with_suffix(".npz").write_bytes(content)
+    if what == "another digit":
+        file.write_text(json.dumps(old | {"threshold": old["threshold"] * 1.5}))
     if what == "older mmccd":
         monkeypatch.setattr(measure, "__version__", "99")
     if what == "other slices":
