@@ -19,6 +19,7 @@ from mmccd.benchmark.plan import RECIPES, RENAMED, Plan, split_lists, stopping_r
 from mmccd.benchmark.run import describe_plan, run_benchmark
 from mmccd.benchmark.schedule import ProgressDisplay, Task, list_tasks, run_in_pool, run_in_turn, task_summary
 from mmccd.cases.subjects import split_from_lists
+from mmccd.files import folder_lock
 from mmccd.training_loop import TrainConfig
 
 
@@ -149,9 +150,18 @@ def test_a_plan_of_an_older_version(tmp_path):
     write_or_check_plan(plan, tmp_path)
 
 
+def test_two_at_once_are_kept_apart(tmp_path):
+    write_or_check_plan(Plan(tmp_path, "smoke"), tmp_path)
+    with folder_lock(tmp_path, "running a benchmark"):
+        before = tree(tmp_path)
+        assert "Another process is running a benchmark" in sentence(run_benchmark, Plan(tmp_path, "smoke"))
+        assert tree(tmp_path) == before
+
+
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
+        ("plan.json", "[" * 100_000, "its plan.json is damaged"),
         ("notes.txt", "mine", "is not empty and holds no benchmark"),
         ("plan.json", "{", "its plan.json is damaged"),
         ("plan.json", "[1]", "its plan.json is damaged"),
