@@ -30,7 +30,7 @@ _ENTITIES = (
 )
 _HARMLESS = """
     a b ax axial tra trans transversal transverse sag sagittal cor coronal obl oblique orthogonal mr mri img image
-    nii nifti anat scan series head wholehead unstripped unmasked native orig original raw pre plain tse fse se
+    nii nifti anat scan series head wholehead unstripped unmasked nativ native orig original raw pre plain tse fse se
     space spc cube vista blade propeller haste sense grappa caipi nav fs fatsat mag hr highres hires lowres iso
     isotropic voxel voxels res resampled resamp resliced cropped crop padded pad reoriented reorient ras lps las lpi
     rai std canonical conformed conform reg registered coreg coregistered rigid affine warped aligned deformed

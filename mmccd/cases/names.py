@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mmccd.anatomy import MODALITIES
 from mmccd.cases.filenames import NAMES, NIFTI, FileName, nfc, read_name
+from mmccd.cases.subjects import VISIT
 from mmccd.errors import display_name, file_error
 from mmccd.files import user_path
 
@@ -168,6 +169,7 @@ def find_files(path: PathLikeStr, modalities: str | Sequence[str] | None = None)
     if not files.images:
         raise problem or no_images_error(path, names)
     choose_truth(path, names, files)
+    files.notes += derivative_notes(Path(path), files.images)
     return files
 
 
@@ -218,6 +220,17 @@ def possible_lesions(path: PathLikeStr) -> list[Path]:
     segs = [p for p, n in names.items() if n.kind == "seg"]
     unsure += segs if len(segs) > 1 else []
     return unsure + [p for p in derived_files(folder) if read_name(p).kind == "seg"]
+
+
+def derivative_notes(folder: Path, images: dict[str, PathLikeStr]) -> list[str]:
+    """Return a note where a BIDS data set's derivatives hold a copy without skull of an image that may have its own."""
+    derived = {p: read_name(p) for p in derived_files(folder)}
+    for p, name in derived.items():
+        if name.stripped and name.modality in images and not read_name(images[name.modality]).stripped:
+            return [
+                f"{display_name(p)} is the one without skull: name its folder, if {name.modality} has its skull here"
+            ]
+    return []
 
 
 def derived_files(folder: Path) -> list[Path]:
@@ -286,6 +299,8 @@ def one_modality(path: PathLikeStr, wanted: Sequence[str]) -> str:
         what = "a mask" if name.kind == "mask" else "a segmentation"
         raise file_error(path, f"its name says that it is {what}", "name the image instead")
     said = name.modality
+    if wanted and name.doubt and wanted[0] not in (name.kind, *name.doubt.lower().split(", ")):
+        said = None if (name.kind, wanted[0]) == ("t1", "t1ce") else name.kind
     if len(wanted) > 1 or (wanted and said not in (None, wanted[0])):
         todo = f"give --input {said}, or name the right file" if said else "name the folder of the case"
         raise file_error(path, f"it is one file, {said or 'of one modality'}, not {' and '.join(wanted)}", todo)
@@ -303,12 +318,17 @@ def one_modality(path: PathLikeStr, wanted: Sequence[str]) -> str:
 
 
 def case_id(path: PathLikeStr) -> str:
-    """Return a name for the results of the case at `path`, in NFC: the folder's, or the file's without its modality."""
+    """Return a name for the results of the case at `path`, in NFC: the folder's, or the file's without its modality.
+
+    Where the folder's name says only when, as `week-044` does, the name of the folder above goes before it.
+    """
     path = Path(display_name(os.path.abspath(path)))
     if path.name == "healthy_twin":
         return f"{case_id(path.parent)}_healthy_twin"
     if path.name == "anat":
         return common_name(path)
+    if VISIT.fullmatch(path.name) and path.parent.name and not path.is_file():
+        return f"{case_id(path.parent)}_{nfc(path.name)}"
     if path.is_dir() or not NIFTI.search(path.name):
         return nfc(path.name)
     return split_name(path)[0] or case_id(path.parent)

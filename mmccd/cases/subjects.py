@@ -67,6 +67,13 @@ FIRST = re.compile(
     re.I,
 )
 """What goes before the person in such a name."""
+VISIT = re.compile(
+    r"ses-\w+|(?:ses(?:sion)?|visit|tp|time(?:[-_ ]?point)?|week|wk|month|day|year|fu|follow[-_ ]?up)"
+    r"[-_ ]?\d+(?:[-_]\d)?|"
+    rf"baseline|follow[-_ ]?up|pre[-_ ]?op|post[-_ ]?op|{_DATE}",
+    re.I,
+)
+"""A whole name that says when, and not who: that of a folder in a patient's folder."""
 COUNTED = re.compile(r"(.*(?<!\d)(?!(?:19|20)\d\d[-_. ])\d{2,})[-_. ]+(?:0?[1-9]|[a-d])", re.I)
 """A small number or letter behind a longer number: perhaps a visit of one person, perhaps another person."""
 

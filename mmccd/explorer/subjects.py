@@ -77,9 +77,10 @@ def file_subject(path: str | Path, modality: str | None = None) -> Subject:
             f"its shape {twin.brain.shape} is not the case's {case.brain.shape}",
             "rename that folder if it is no twin",
         )
+    notes = "".join(f"{case.id}: {note}. " for note in case.notes)
     if not (modality_is_guessed and modality):
-        return Subject(case, twin, f"file_subject({str(path)!r})")
-    note = f"{path.name} is read as {modality.upper()}, since its name does not say. "
+        return Subject(case, twin, f"file_subject({str(path)!r})", note=notes)
+    note = notes or f"{path.name} is read as {modality.upper()}, since its name does not say. "
     return Subject(case, twin, f"file_subject({str(path)!r}, {modality!r})", note=note)
 
 

@@ -12,6 +12,7 @@ from mmccd.cases.case import Case
 from mmccd.cases.health import check_no_lesion
 from mmccd.cases.names import case_id, expand_cases, find_cases, find_files, possible_lesions
 from mmccd.cases.prepare import prepare
+from mmccd.cases.subjects import subject_of
 from mmccd.detection.evaluation import pair_cases
 from mmccd.detection.records import read_state
 
@@ -93,6 +94,8 @@ def test_a_single_file_of_a_doubtful_name(tmp_path):
     file = touch(tmp_path, "a_T1_post.nii") / "a_T1_post.nii"
     with pytest.raises(ValueError, match=r"another image than plain t1, as its name says post; say which with --input"):
         find_files(file)
+    with pytest.raises(ValueError, match="it is one file, t1, not flair"):
+        find_files(file, "flair")
     assert find_files(file, "t1ce").notes == ["it is read as t1ce, though its name says post"]
     for name, what in (("a_LesionSeg-T1.nii", "a segmentation"), ("a_T1_bet_mask.nii", "a mask")):
         with pytest.raises(ValueError, match=f"its name says that it is {what}"):
@@ -145,6 +148,28 @@ def test_a_patient_with_other_copies_below_is_one_case(tmp_path, files):
     touch(tmp_path, *files)
     [path] = expand_cases(tmp_path)
     assert path == (tmp_path / files[0]).parent
+
+
+def test_a_folder_that_says_only_when_takes_the_name_above_it(tmp_path):
+    touch(
+        tmp_path,
+        "Patient-001/week-000-1/T1.nii",
+        "Patient-001/week-044/T1.nii",
+        "Patient-002/week-044/T1.nii",
+        "p/2010-01-31/flair.nii",
+        "sub-1/ses-2/sub-1_ses-2_FLAIR.nii",
+        "test/flair.nii",
+    )
+    visits = ["Patient-001_week-000-1", "Patient-001_week-044", "Patient-002_week-044", "p_2010-01-31"]
+    assert ids(tmp_path) == [*visits, "sub-1_ses-2", "test"]
+    assert [subject_of(id) for id in visits] == ["Patient-001", "Patient-001", "Patient-002", "p"]
+
+
+def test_a_stripped_derivative_is_pointed_to(tmp_path):
+    touch(tmp_path, "sub-1/anat/sub-1_FLAIR.nii", "derivatives/bet/sub-1/anat/sub-1_desc-brain_FLAIR.nii")
+    [note] = find_files(tmp_path / "sub-1/anat", "flair").notes
+    assert "derivatives/bet/sub-1/anat/sub-1_desc-brain_FLAIR.nii is the one without skull" in note
+    assert find_files(tmp_path / "derivatives/bet/sub-1/anat", "flair").notes == []
 
 
 def test_links_to_folders_above_end(tmp_path):
