@@ -154,8 +154,6 @@ def detect(options: DetectOptions) -> int:
     with interrupted_as("stopped; finished cases are kept, go on with --skip-existing"):
         if options.healthy:
             recalibrate(detector, options.healthy, input or None, post, seed=options.seed, progress=True)
-            for note in (detector.calibration or {}).get("notes", ()):
-                say(note)
         if note := threshold_note(detector, post):
             say(note)
         result = detect_many(
@@ -172,7 +170,8 @@ def detect(options: DetectOptions) -> int:
             command=command_line(options),
         )
     put_json(result, options.json)
-    for note in result.get("notes", ()):
+    calibrated = (detector.calibration or {}).get("notes", ()) if options.healthy else ()
+    for note in (*calibrated, *result.get("notes", ())):
         say(note)
     wanted = {id for id, _ in find_cases(options.cases)}  # the folder may hold others from an earlier run
     made_by = f"{name} on {result['input']}" + f", map after: {post}" * bool(post)
