@@ -96,6 +96,9 @@ def check_content(checkpoint: Any, step: int) -> None:
         tensors = checkpoint["state_dict"].values()
         right = right and all(not t.is_floating_point() or bool(t.isfinite().all()) for t in tensors)
         right = right and all(math.isfinite(v) for v in checkpoint["losses"])
+        right = right and all(len(checkpoint[k]) == 1 for k in ("optimizer_states", "lr_schedulers"))
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.automatic_optimization.optim_progress"]
+        right = right and progress["optimizer"]["step"]["total"]["completed"] == step  # where Lightning goes on
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError("it is no checkpoint of a training") from error
     if not right:

@@ -103,6 +103,8 @@ class DetectorModule(L.LightningModule):
         known = self.state_dict().keys()
         stored = checkpoint["state_dict"].items()  # perhaps of an earlier version; Lightning loads it after this
         checkpoint["state_dict"] = {k if k in known else current_tensor_name(k): v for k, v in stored}
+        if any(v.dtype != self.state_dict()[k].dtype for k, v in checkpoint["state_dict"].items() if k in known):
+            raise TypeError("a tensor of the checkpoint is of another type")  # it would be rounded in silence
 
 
 @contextmanager

@@ -93,8 +93,8 @@ def run_fit(module: "DetectorModule", callback: "TrainingCallback", device: str,
             make_trainer(callback.out, module.config, device, callback).fit(module, ckpt_path=checkpoint)
     except SystemExit:  # how Lightning passes a KeyboardInterrupt on
         raise KeyboardInterrupt("stopped at once; go on with --resume") from None
-    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError) as e:
-        if checkpoint is None or callback.progress:  # it began
+    except Exception as e:
+        if checkpoint is None or callback.progress or isinstance(e, OSError):  # it began, or the disk is at fault
             raise
         raise ValueError(
             f"Cannot go on from {checkpoint}: it is whole, but does not fit this training; delete it to go on from "

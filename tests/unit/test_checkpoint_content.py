@@ -16,6 +16,12 @@ ABOUT = describe_run(detector(), Toy(), Toy(8, seed=1), QUICK)
 ROW = {"step": 0, "samples": 0, "val_loss": 0.5, "threshold": 1.0, "seconds": 0.1}
 
 
+def loops(step):
+    "What Lightning keeps of how far it is, as far as it decides where a training goes on."
+    steps = {"optimizer": {"step": {"total": {"completed": step}}}}
+    return {"fit_loop": {"epoch_loop.automatic_optimization.optim_progress": steps}}
+
+
 def content(step=4, about=ABOUT, **changes):
     state = {"rows": [ROW], "spent": 1.0, "pause": 0.1, "calibration": {"threshold": 1.0}} | changes.pop("state", {})
     return {
@@ -23,6 +29,9 @@ def content(step=4, about=ABOUT, **changes):
         "losses": [0.1],
         "callbacks": {"Keeper": state},
         "state_dict": {"w": torch.ones(3), "n": torch.tensor(3)},
+        "optimizer_states": [{}],
+        "lr_schedulers": [{}],
+        "loops": loops(step),
         "about": json.dumps(about),
     } | changes
 
@@ -77,6 +86,11 @@ def test_of_version_0_1(run):
         content(8, state={"spent": -1.0}),
         content(8, state={"pause": None}),
         content(8, about=5),
+        content(8, about=[1]),
+        content(8, optimizer_states=[]),
+        content(8, lr_schedulers=None),
+        content(8, loops={}),
+        content(8, loops=loops(10**9)),
     ],
 )
 def test_values_that_no_training_has(run, value):
