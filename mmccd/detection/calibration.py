@@ -51,14 +51,21 @@ def threshold_note(detector: Detector, post: PostProcess) -> str:
     )
 
 
-def healthy_values(path: str | Path, detector: Detector, input: str, post: PostProcess, seed: int) -> np.ndarray:
-    """Return the values (n,) of a healthy case's map inside its brain, or refuse a case with a lesion."""
+def healthy_values(
+    path: str | Path, detector: Detector, input: str, post: PostProcess, seed: int, notes: list[str] | None = None
+) -> np.ndarray:
+    """Return the values (n,) of a healthy case's map inside its brain, or refuse a case with a lesion.
+
+    `notes` is given what a person should know of how the case was read.
+    """
     if Path(path).is_file():
         choose_files(path)  # refuses a name without modality
     case = Case.load(path, [input])
     if case.lesion is not None and case.lesion.any():
         raise ValueError(f"Cannot calibrate on {case.id}: it has a lesion; give healthy cases only.")
     check_no_lesion(case, path)
+    if notes is not None:
+        notes += [f"{case.id}: {note}" for note in case.notes]
     anomaly = anomaly_volume(case, detector, input, seed)
     return post.map(anomaly, case.brain, voxel_size(case.affine))[case.brain]
 
@@ -91,7 +98,7 @@ def recalibrate(
     if not cases:
         raise ValueError("Cannot calibrate without a healthy case, and none was given; name folders or NIfTI files.")
     bar = track(cases, "calibrate", "case", show=progress)
-    values = [healthy_values(path, detector, input, post, seed) for _, path in bar]
+    values = [healthy_values(path, detector, input, post, seed, notes) for _, path in bar]
     v = torch.from_numpy(np.concatenate(values))
     h = healthy_threshold(v, fpr)
     people = {subject_of(id) for id, _ in cases}
