@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import os
 import re
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
@@ -348,6 +349,37 @@ def has_layout(found: dict[str, Any], shape: Sequence[int], dtype: str) -> bool:
     ]
 
 
+def claimed_size(frame: bytes) -> int | None:
+    """Return how many bytes the beginning of a zstd frame (RFC 8878, 3.1.1) says that it holds; None if it does not."""
+    if len(frame) < 18 or frame[:4] != b"\x28\xb5\x2f\xfd":
+        return None
+    flag, single, dictionary = frame[4] >> 6, frame[4] >> 5 & 1, (0, 1, 2, 4)[frame[4] & 3]
+    start, length = 6 - single + dictionary, (single, 2, 4, 8)[flag]
+    return int.from_bytes(frame[start : start + length], "little") + 256 * (length == 2) if length else None
+
+
+def check_shard(path: str, n: int, nbytes: int) -> None:
+    """Make sure that each chunk of a shard lies in it and unpacks to what it has to be, before anything is unpacked.
+
+    Args:
+        path: of the file.
+        n: chunks.
+        nbytes: of each, unpacked.
+
+    Raises:
+        ValueError: if it is not so.
+    """
+    with open(path, "rb") as file:
+        end = file.seek(0, os.SEEK_END) - 16 * n - 4  # the chunks; then offset and bytes of each, and a checksum
+        file.seek(max(end, 0))
+        for offset, length in np.frombuffer(file.read(16 * n), "<u8").reshape(-1, 2).tolist():
+            if offset + length > end:
+                raise ValueError(f"{path} is cut off or damaged")
+            file.seek(offset)
+            if claimed_size(file.read(18)) != nbytes:
+                raise ValueError(f"{path} holds a chunk of another size")
+
+
 def open_arrays(place: Place, id: str, n: int, recipe: Recipe) -> list[zarr.Array]:
     """Open images and masks of a case, once it is certain that they are what they have to be; reads no pixel.
 
@@ -369,7 +401,10 @@ def open_arrays(place: Place, id: str, n: int, recipe: Recipe) -> list[zarr.Arra
         path = f"{root}/{id}/{name}"
         if not has_layout(read_json(files, f"{path}/zarr.json"), (n, channels, size, size), dtype):
             raise ValueError(f"{path} is not as its record says")
-        if not files.size(f"{path}/c/0/0/0/0"):
+        shard = f"{path}/c/0/0/0/0"
+        if not files.size(shard) or not files.isfile(shard):
             raise ValueError(f"{path} is empty")
+        if not is_url(place):  # of a distant one, each look would be a request
+            check_shard(shard, n, channels * size**2 * np.dtype(dtype).itemsize)
         found.append(zarr.open_array(store, path=f"{id}/{name}", mode="r", zarr_format=3))
     return found

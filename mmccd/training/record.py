@@ -304,7 +304,8 @@ def is_lost(out: Path, record: Record, warn: Callable[[str], object]) -> bool:
         raise damaged_record(out)
     if not all((out / name).exists() for name in RESULT_FILES):
         return True
-    wrong = [name for name, digest in record.get("hashes", {}).items() if hash_file(out / name) != digest]
+    hashes = record.get("hashes", {}).items()
+    wrong = [name for name, digest in hashes if not (out / name).exists() or hash_file(out / name) != digest]
     for name in wrong:
-        warn(f"{out / name} is damaged, or of another run; it is written again from the last checkpoint.")
+        warn(f"{out / name} is damaged, or was changed after the run; it is made again, from the last checkpoint.")
     return bool(wrong)

@@ -133,8 +133,8 @@ def finish(out: Path, record: Record, detector: Detector, rows: list[Row], devic
     }
     with explained_write_errors(out):
         detector.save_pretrained(out)
-        record["hashes"] = {WEIGHTS: hash_file(out / WEIGHTS)}
         write_atomic(out / "log.csv", log_text(rows).encode())
+        record["hashes"] = {name: hash_file(out / name) for name in (WEIGHTS, "log.csv")}
         save_png(curve_figure(rows), out / "curve.png")
         write_atomic(out / "README.md", card(record, detector.calibration, rows[0]).encode())
         write_record(out, record)  # last: from here on the run counts as done

@@ -11,7 +11,7 @@ import torch
 from toy_cases import tree, write_case
 
 from mmccd.cases.prepare import prepare
-from mmccd.cases.records import read_records, sealed
+from mmccd.cases.records import claimed_size, read_records, sealed
 from mmccd.cases.store import SliceStore
 
 OPTIONS = dict(size=8, fov=28.0, min_brain=1.0, progress=False)
@@ -49,6 +49,17 @@ def refused(place):
     assert "\n" not in text
     assert text.endswith("."), text
     return text
+
+
+def refused_unopened(store, monkeypatch):
+    "The same of its second case, before any array of it is opened by zarr."
+    opened = []
+    with monkeypatch.context() as m:
+        m.setattr("zarr.open_array", lambda *args, path, **kw: opened.append(path))
+        with pytest.raises(ValueError) as error:
+            SliceStore(store).dataset("c1", tumour_free=False)
+    assert "c1/images" not in opened
+    return str(error.value)
 
 
 def files_of(store):
@@ -218,9 +229,37 @@ def test_arrays_of_another_layout(store, where, value, number, monkeypatch):
         found[where[-1]] = value
 
     change(store / "c1/images/zarr.json", f)
-    monkeypatch.setattr("zarr.open_array", pytest.fail)
-    with pytest.raises(ValueError, match="Cannot read c1 in the store"):
-        SliceStore(store).dataset("c1", tumour_free=False)
+    assert "Cannot read c1 in the store" in refused_unopened(store, monkeypatch)
+
+
+@pytest.mark.parametrize("what", ["more than it has to be", "more than it says", "of unknown size"])
+def test_a_chunk_that_unpacks_to_much_more(store, what, monkeypatch):
+    "Some bytes of zstd hold as many zeros as one likes; refused before they are unpacked."
+    from google_crc32c import value as crc32c
+    from numcodecs import Zstd
+
+    frame = bytearray(Zstd().encode(bytes(10**6)))
+    assert claimed_size(bytes(frame)) == 10**6
+    if what == "more than it says":
+        frame[6:10] = (2 * 8 * 8 * 2).to_bytes(4, "little")
+    elif what == "of unknown size":
+        frame[4] &= 0b111
+    n = len(read_records(store)["c1"]["rows"])
+    index = np.array([[0, len(frame)]] * n, "<u8").tobytes()
+    shard = store / "c1/images/c/0/0/0/0"
+    shard.write_bytes(bytes(frame) + index + crc32c(index).to_bytes(4, "little"))
+    if what != "more than it says":  # zstd itself stops at the size that is said
+        assert "Cannot read c1" in refused_unopened(store, monkeypatch)
+
+
+@pytest.mark.parametrize("size", [1, 255, 256, 300, 65791, 65792, 10**6])
+def test_claimed_sizes(size):
+    from numcodecs import Zstd
+
+    frame = Zstd().encode(np.random.default_rng(0).bytes(size))
+    assert claimed_size(frame + bytes(18)) == size
+    assert claimed_size(frame[:10]) is None
+    assert claimed_size(bytes(18)) is None
 
 
 def test_zarr_of_format_2_is_not_read(store, monkeypatch):
@@ -234,8 +273,7 @@ def test_zarr_of_format_2_is_not_read(store, monkeypatch):
         (store / "c1" / name / "0.0.0.0").write_bytes(b"cos\nsystem\n(S'false'\ntR.")
     (store / "c1/.zgroup").write_text('{"zarr_format": 2}')
     (store / "c1/.zattrs").write_text(json.dumps(attributes))
-    monkeypatch.setattr("zarr.open_array", pytest.fail)
-    assert "Cannot read c1" in refused(store)
+    assert "Cannot read c1" in refused_unopened(store, monkeypatch)
 
 
 def test_links(store):
