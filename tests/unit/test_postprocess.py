@@ -1,5 +1,6 @@
 """Post-processing against brute force, SciPy, a k-d tree and a flood fill; anisotropic voxels; bad input."""
 
+import tracemalloc
 from dataclasses import FrozenInstanceError
 
 import numpy as np
@@ -11,7 +12,6 @@ from hypothesis.extra.numpy import arrays
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from mmccd import postprocess as P
 from mmccd.detector import healthy_threshold
 from mmccd.postprocess import PostProcess, drop_small, erode_brain, lower_dropped, median3d, processed_threshold
 
@@ -65,14 +65,36 @@ def test_median_of_a_whole_brain():
     assert not np.array_equal(got[brain], ndimage.median_filter(a * brain, 5)[brain])  # zeros outside would have a say
 
 
-def test_median_in_pieces_is_the_same(monkeypatch):
+@pytest.mark.parametrize("slab", [1, 3, 7])
+def test_median_slab_by_slab_is_the_same(slab):
     a, brain = blob(1)
-    cut, split = [], np.array_split
-    monkeypatch.setattr(P.np, "array_split", lambda v, n: cut.append(n) or split(v, 7))
-    got = median3d(a, brain)
-    monkeypatch.undo()
-    np.testing.assert_array_equal(got, median3d(a, brain))
-    assert cut
+    np.testing.assert_array_equal(median3d(a, brain, 5, slab), median3d(a, brain, 5, len(a)))
+
+
+@pytest.mark.parametrize("spacing", [1.0, (0.5, 1, 2), (3, 1, 1)])
+@pytest.mark.parametrize("mm", [0.5, 2, 3.5, 40, 1e9])
+def test_erosion_slab_by_slab_is_that_of_the_whole(spacing, mm):
+    brain = np.zeros((150, 12, 14), bool)
+    brain[3:80, 1:11, 2:13] = True
+    brain[90:150, :, :12] = True
+    brain[120, 6, 6] = False
+    sizes = np.broadcast_to(spacing, 3)
+    expected = brain & (ndimage.distance_transform_edt(brain, sampling=sizes) > mm)
+    np.testing.assert_array_equal(erode_brain(brain, mm, spacing), expected)
+
+
+def test_memory_is_a_few_times_that_of_the_map():
+    shape = (300, 100, 90)
+    at = np.ogrid[tuple(slice(-1, 1, n * 1j) for n in shape)]
+    brain = sum((x / 0.9) ** 2 for x in at) < 1
+    a = np.where(brain, np.random.default_rng(0).random(shape, np.float32), np.float32(0))
+    post = PostProcess(3, 2, 0.005)
+    tracemalloc.start()
+    m = post.map(a, brain)
+    lower_dropped(m, post.segment(m, 0.7), 0.7)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 6 * a.nbytes
 
 
 @quick
