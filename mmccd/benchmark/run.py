@@ -18,7 +18,7 @@ from mmccd.cases.store import SliceStore
 from mmccd.files import folder_lock, output_folder, remove_leftovers, to_json, write_atomic, writing
 from mmccd.intensity import DEFAULT
 from mmccd.registry import METHODS
-from mmccd.runtime import counted
+from mmccd.runtime import counted, say
 from mmccd.slices import FOV
 from mmccd.tables import latex_table
 from mmccd.training.record import read_record
@@ -65,6 +65,12 @@ def check_scans(plan: Plan) -> None:
             "prepare both the same way"
         )
     check_data(plan)
+
+
+def scan_notes(plan: Plan) -> list[str]:
+    """What one should know of the stores of scans: cases that are not finished, or that nothing was checked."""
+    paths = store_paths(plan).values() if plan.scans else ()
+    return list(dict.fromkeys(note for path in paths for note in SliceStore(path).notes))
 
 
 def check_data(plan: Plan) -> None:
@@ -125,8 +131,11 @@ def run_benchmark(plan: Plan, jobs: int = 1, progress: bool = True, command: str
         write_or_check_plan(plan, out)
         make_stores(plan, jobs, progress)
         check_data(plan)
+        notes = scan_notes(plan)
+        for note in notes if progress else ():
+            say(note)
         found = run_tasks(plan, jobs, progress)
-        result = collect_result(plan, found, command)
+        result = collect_result(plan, found, command) | ({"notes": notes} if notes else {})
         write_files(plan, result)
     return result
 

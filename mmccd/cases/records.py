@@ -408,3 +408,24 @@ def open_arrays(place: Place, id: str, n: int, recipe: Recipe) -> list[zarr.Arra
             check_shard(shard, n, channels * size**2 * np.dtype(dtype).itemsize)
         found.append(zarr.open_array(store, path=f"{id}/{name}", mode="r", zarr_format=3))
     return found
+
+
+def read_slices(arrays: Sequence[zarr.Array], record: Record, wanted: np.ndarray) -> list[np.ndarray]:
+    """Read some slices of a case, and compare them with their checksums.
+
+    Args:
+        arrays: from `open_arrays`.
+        record: of the case.
+        wanted: indices, each once, ascending.
+
+    Returns:
+        Images (n m size size) with all modalities of the store, and masks (n 2 size size).
+
+    Raises:
+        ValueError: if a slice has another checksum; whatever zarr raises for a chunk that it cannot unpack.
+    """
+    images, masks = (np.asarray(array.oindex[wanted]) for array in arrays)
+    checks = record.get("checks")
+    if checks and slice_checks(images, masks) != [checks[k] for k in wanted]:
+        raise ValueError("a slice has another checksum")
+    return [images, masks]

@@ -8,9 +8,11 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mmccd.anatomy import MODALITIES
 from mmccd.cases.names import choose_files, find_files
-from mmccd.cases.records import Cases, Place, Recipe, Record, case_error, open_arrays
+from mmccd.cases.records import Cases, Place, Recipe, Record, case_error, is_url, open_arrays, read_slices
 from mmccd.errors import display_name, format_error
 from mmccd.files import hash_file
 from mmccd.progress import track
@@ -74,9 +76,13 @@ def why_again(id: str, source: Source, place: Place, recipe: Recipe, cases: Case
             )
         return "its files have changed since"
     try:
-        if record["rows"]:
-            open_arrays(place, id, len(record["rows"]), recipe)
-    except (FileNotFoundError, ValueError):
+        n = len(record["rows"])
+        arrays = open_arrays(place, id, n, recipe) if n else []
+        if arrays and not is_url(place):  # a distant store would be fetched whole
+            read_slices(arrays, record, np.arange(n))
+    except PermissionError:
+        raise
+    except Exception:  # whatever zarr says
         return "it is damaged in the store"
     return None
 

@@ -7,6 +7,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace as Namespace
 
 import pytest
 from small_benchmark import sentence
@@ -15,8 +16,8 @@ from toy_cases import tree
 from mmccd.anatomy import KINDS
 from mmccd.benchmark import schedule
 from mmccd.benchmark.networks import entries
-from mmccd.benchmark.plan import RECIPES, RENAMED, Plan, split_lists, stopping_rule, write_or_check_plan
-from mmccd.benchmark.run import describe_plan, run_benchmark
+from mmccd.benchmark.plan import RECIPES, RENAMED, Plan, ScanSource, split_lists, stopping_rule, write_or_check_plan
+from mmccd.benchmark.run import describe_plan, run_benchmark, scan_notes
 from mmccd.benchmark.schedule import ProgressDisplay, Task, list_tasks, run_in_pool, run_in_turn, task_summary
 from mmccd.cases.subjects import split_from_lists
 from mmccd.files import folder_lock
@@ -148,6 +149,13 @@ def test_a_plan_of_an_older_version(tmp_path):
     kept["recipe"] = {new.get(k, k): v for k, v in kept["recipe"].items()}
     (tmp_path / "plan.json").write_text(json.dumps(kept))
     write_or_check_plan(plan, tmp_path)
+
+
+def test_what_stores_lack_is_said_once(tmp_path, monkeypatch):
+    scans = ScanSource("a", "t", "v", "e", test_store="b")
+    monkeypatch.setattr("mmccd.benchmark.run.SliceStore", lambda path: Namespace(notes=["unfinished", f"{path}: old"]))
+    assert scan_notes(Plan(tmp_path, "smoke", scans=scans)) == ["unfinished", "a: old", "b: old"]
+    assert scan_notes(Plan(tmp_path, "smoke")) == []
 
 
 def test_two_at_once_are_kept_apart(tmp_path):

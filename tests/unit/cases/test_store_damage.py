@@ -332,9 +332,15 @@ def test_unfinished_cases_are_named(store):
 
 
 # ---- prepare mends, and knows what has changed
-def test_prepare_mends_what_it_can(store, whole):
+@pytest.mark.parametrize("lost", [False, True])
+def test_prepare_mends_what_it_can(store, whole, lost):
     (store / "c0/zarr.json").write_bytes(b"")
-    (store / "c1/masks/c/0/0/0/0").unlink()
+    if lost:
+        (store / "c1/masks/c/0/0/0/0").unlink()
+    else:
+        shard = bytearray((store / "c1/masks/c/0/0/0/0").read_bytes())
+        shard[20] ^= 1
+        (store / "c1/masks/c/0/0/0/0").write_bytes(shard)
     done = prepare(whole / "raw", store, **OPTIONS)
     assert (done["new"], done["kept"], done["failed"]) == (2, 0, [])
     assert [n.split(":")[0] for n in done["notes"]] == ["c0", "c1"]
