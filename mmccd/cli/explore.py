@@ -11,7 +11,7 @@ import typer
 from mmccd.cli.app import command
 from mmccd.cli.options import Device, Options, check_json, put_json, show
 from mmccd.explorer.saving import save_view
-from mmccd.explorer.server import check_server, explorer_notebook, serve
+from mmccd.explorer.server import check_server, explorer_notebook, private_folder, serve, write_redirect
 from mmccd.registry import masked_methods, packaged_name
 from mmccd.runtime import pick_device
 
@@ -180,13 +180,13 @@ def save_pictures(explorer: "Explorer", view: "View", out: Path, options: Explor
         show(f"{explorer.describe(view)}\n{', '.join(files.values())} in {out}")
 
 
-def open_page(url: str, browser: bool) -> None:
-    """Print the address of the page, and open it where a browser is wanted."""
+def open_page(url: str, browser: bool, folder: Path) -> None:
+    """Print the address of the page, and open it where a browser is wanted, by way of a file in a private folder."""
     import webbrowser
 
     print(f"The explorer is at {url}\nCtrl-C ends it.", flush=True)
     if browser:
-        webbrowser.open(url)
+        webbrowser.open(write_redirect(url, folder).as_uri())
 
 
 @command(
@@ -206,4 +206,6 @@ def explore(options: ExploreOptions) -> None:
     arguments = {"weights": str(explorer.weights), "device": options.device, "out": os.getcwd()} | fields
     notebook = explorer_notebook(explorer.subject.call, arguments, options.how)
     del explorer  # the kernel behind the page makes its own
-    serve(options.how, notebook, port, lambda url: open_page(url, not options.no_browser))
+    with private_folder() as folder:
+        ready = lambda url: open_page(url, not options.no_browser, folder)  # noqa: E731
+        serve(options.how, notebook, port, ready, folder=folder)

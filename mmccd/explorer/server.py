@@ -1,5 +1,6 @@
 """The explorer as a page: a notebook with one cell, and the Jupyter server that shows it on this computer only."""
 
+import html
 import json
 import os
 import secrets
@@ -9,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,13 @@ from mmccd.runtime import sigterm_as_interrupt
 
 SERVERS = {"voila": "voila", "lab": "jupyterlab", "notebook": "notebook"}  # by name: the Python module that serves
 PAGES = {"voila": "/", "lab": "/doc/tree/explorer.ipynb", "notebook": "/notebooks/explorer.ipynb"}
+POLICY = (  # of the page: whatever asks another computer for something is stopped by the browser
+    "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; connect-src 'self' ws://127.0.0.1:{port}; "
+    "frame-ancestors 'self'"
+)
+TEMPLATE = """{%- extends 'voila/templates/lab/index.html.j2' -%}
+{%- block notebook_css -%}{{ super() | replace("https://", "data:text/css,") }}{%- endblock notebook_css -%}
+"""  # that of Voilà asks a server on the internet for two stylesheets with icons that nothing here needs
 MAX_UPLOAD = 500 * 10**6  # bytes of a message from the page; the servers' own limit of 10 MB is too small for scans
 
 
@@ -87,14 +95,16 @@ def check_server(server: str, port: int) -> int:
 
 def server_command(server: str, folder: str | Path, port: int) -> list[str]:
     """The command that serves `explorer.ipynb` in `folder` on a free port, to this computer only."""
-    large = f"tornado_settings={{'websocket_max_message_size': {MAX_UPLOAD}}}"
+    headers = {"Content-Security-Policy": POLICY.format(port=port)}
+    settings = f"tornado_settings={ {'websocket_max_message_size': MAX_UPLOAD, 'headers': headers} }"
     if server == "voila":
-        traits = "ip=127.0.0.1", "port_retries=0", "auto_token=True", large, f"connection_dir_root={folder}"
-        words = [f"{folder}/explorer.ipynb", *(f"--Voila.{t}" for t in traits)]
+        traits = "ip=127.0.0.1", "port_retries=0", "auto_token=True", settings, f"connection_dir_root={folder}"
+        words = [f"{folder}/explorer.ipynb", *(f"--Voila.{t}" for t in traits), "--VoilaConfiguration.template=mmccd"]
     else:  # --allow-root: in a container one is root
-        traits = f"root_dir={folder}", "port_retries=0", large
+        traits = f"root_dir={folder}", "port_retries=0", settings
         words = ["--ip=127.0.0.1", *(f"--ServerApp.{t}" for t in traits), "--allow-root"]
-    return [sys.executable, "-m", SERVERS[server], *words, "--no-browser", f"--port={port}"]
+    run = [sys.executable, "-m", "mmccd.explorer.served", str(folder), SERVERS[server]]
+    return [*run, *words, "--no-browser", f"--port={port}"]
 
 
 def prepare_folder(folder: str | Path, notebook: Mapping[str, Any], token: str) -> dict[str, str]:
@@ -107,8 +117,13 @@ def prepare_folder(folder: str | Path, notebook: Mapping[str, Any], token: str) 
     news = folder / "config/lab/user-settings/@jupyterlab/apputils-extension/notification.jupyterlab-settings"
     news.parent.mkdir(parents=True)
     news.write_text('{"fetchNews": "false", "checkForUpdates": false}')  # no questions in front of a class
+    template = folder / "share/voila/templates/mmccd"
+    template.mkdir(parents=True)
+    (template / "conf.json").write_text('{"base_template": "lab"}')
+    (template / "index.html.j2").write_text(TEMPLATE)
     return os.environ | {
         "JUPYTER_TOKEN": token,
+        "JUPYTER_PATH": os.pathsep.join([str(folder / "share"), *filter(None, [os.environ.get("JUPYTER_PATH")])]),
         "JUPYTER_CONFIG_DIR": str(folder / "config"),
         "JUPYTER_RUNTIME_DIR": str(folder / "runtime"),
     }
@@ -116,10 +131,13 @@ def prepare_folder(folder: str | Path, notebook: Mapping[str, Any], token: str) 
 
 @contextmanager
 def running(command: Sequence[str], folder: str | Path, env: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a server in `folder` while the context is open, its output in the file `log`; its kernels end with it."""
+    """Run a server in `folder` while the context is open, its output in the file `log`; its kernels end with it.
+
+    Its standard input is a pipe that nothing is written into; see `served` for what that is good for.
+    """
     with open(Path(folder) / "log", "wb") as log:
         server = subprocess.Popen(
-            command, cwd=folder, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            command, cwd=folder, env=env, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True
         )
     try:
         yield server
@@ -141,7 +159,29 @@ def is_listening(port: int) -> bool:
     return True
 
 
-def serve(server: str, notebook: Mapping[str, Any], port: int, on_ready: Callable[[str], object]) -> None:
+@contextmanager
+def private_folder() -> Iterator[Path]:
+    """A folder that nobody else may look into, while the context is open."""
+    with tempfile.TemporaryDirectory(prefix="mmccd-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+def write_redirect(url: str, folder: Path) -> Path:
+    """Write a page that leads to `url`, which only its owner can read.
+
+    A browser is given this file, not the address: the token in that would stand in its command line, for all to see.
+    """
+    path = folder / "open.html"
+    with open(path, "x", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+        file.write(
+            f'<!DOCTYPE html><meta charset="utf-8"><meta http-equiv="refresh" content="0;url={html.escape(url)}">'
+        )
+    return path
+
+
+def serve(
+    server: str, notebook: Mapping[str, Any], port: int, on_ready: Callable[[str], object], folder: Path | None = None
+) -> None:
     """Serve a notebook until the server ends or the process is interrupted, and leave nothing behind.
 
     Args:
@@ -149,6 +189,7 @@ def serve(server: str, notebook: Mapping[str, Any], port: int, on_ready: Callabl
         notebook: From `explorer_notebook`.
         port: A free port.
         on_ready: Called with the address of the page once the server answers.
+        folder: An empty `private_folder` for the server's files; None: one of its own.
 
     Raises:
         ValueError: If the server ends by itself with an error.
@@ -156,7 +197,7 @@ def serve(server: str, notebook: Mapping[str, Any], port: int, on_ready: Callabl
     """
     token = secrets.token_hex(24)
     url = f"http://127.0.0.1:{port}{PAGES[server]}?token={token}"
-    with sigterm_as_interrupt(), tempfile.TemporaryDirectory(prefix="mmccd-", ignore_cleanup_errors=True) as folder:
+    with sigterm_as_interrupt(), nullcontext(folder) if folder else private_folder() as folder:
         env = prepare_folder(folder, notebook, token)
         with running(server_command(server, folder, port), folder, env) as process:
             while process.poll() is None and not is_listening(port):
@@ -165,6 +206,6 @@ def serve(server: str, notebook: Mapping[str, Any], port: int, on_ready: Callabl
                 on_ready(url)
             while process.poll() is None:
                 time.sleep(0.2)
-            last_line = (Path(folder) / "log").read_text(errors="replace").strip().split("\n")[-1]
+            last_line = (folder / "log").read_text(errors="replace").strip().split("\n")[-1]
             if process.returncode:
                 raise ValueError(f"the server ended by itself, and its last words were: {last_line}")

@@ -55,7 +55,7 @@ def test_jupyter_takes_its_settings(tmp_path):
     pytest.importorskip("jupyterlab")
     env = prepare_folder(tmp_path, explorer_notebook("phantom_subject()", {}), "secret")
     done = subprocess.run(
-        [*server_command("lab", tmp_path, 1234), "--show-config-json"],
+        [sys.executable, "-m", *server_command("lab", tmp_path, 1234)[4:], "--show-config-json"],
         env=env,
         cwd=tmp_path,
         capture_output=True,
@@ -64,7 +64,9 @@ def test_jupyter_takes_its_settings(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)["ServerApp"]
-    assert ast.literal_eval(str(said["tornado_settings"])) == {"websocket_max_message_size": MAX_UPLOAD}
+    tornado = ast.literal_eval(str(said["tornado_settings"]))
+    assert tornado["websocket_max_message_size"] == MAX_UPLOAD
+    assert "127.0.0.1:1234" in tornado["headers"]["Content-Security-Policy"]
     assert (said["ip"], int(said["port"]), int(said["port_retries"]), said["root_dir"]) == (
         "127.0.0.1",
         1234,
@@ -183,6 +185,30 @@ def test_ctrl_c_while_it_ends_kills(monkeypatch, tmp_path):
     assert deaf.calls == ["terminate", "kill"]
 
 
+ALONE = """
+import os, sys, time
+from mmccd.explorer.server import running
+with running([sys.executable, "-m", "mmccd.explorer.served", sys.argv[1], "http.server", "0"], sys.argv[1], os.environ) as s:
+    print(s.pid, flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_server_ends_with_whoever_started_it(tmp_path):
+    "However that ends; its folder goes with it."
+    psutil = pytest.importorskip("psutil")
+    folder = tmp_path / "served"
+    folder.mkdir()
+    mine = subprocess.Popen([sys.executable, "-c", ALONE, str(folder)], stdout=subprocess.PIPE, text=True)
+    server = psutil.Process(int(mine.stdout.readline()))
+    while "Serving" not in (folder / "log").read_text():
+        time.sleep(0.05)
+    mine.kill()
+    mine.wait()
+    assert not psutil.wait_procs([server], timeout=200)[1]
+    assert not folder.exists()
+
+
 def ask(url, timeout):
     "The address one ends at, and the page."
     with ASK.open(url, timeout=timeout) as page:
@@ -255,6 +281,7 @@ def test_a_real_page_and_its_end(case, tmp_path):
         assert "What a masked cycle sees" in page
         assert "Traceback" not in page
         assert "file_subject" not in page  # no code on the screen
+        assert not re.findall(r"<(?:link|script)[^>]*https?:", page)  # nothing is asked of other computers
         plain = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with plain.open(url.split("?")[0], timeout=200) as other:
             assert "login" in other.geturl()  # without the token

@@ -269,7 +269,7 @@ def test_damaged_weights(run, tmp_path):
     (tmp_path / "run/config.json").write_text("{not json")
     refused(
         run("detect", write_case(tmp_path, "a", ("t2",)), "--out", tmp_path / "out", "--weights", tmp_path / "run"),
-        "config.json is damaged; copy the weights again",
+        "config.json: it is damaged, or no JSON; copy the weights again",
     )
 
 

@@ -3,8 +3,11 @@
 import ast
 import importlib.util
 import json
+import os
+import re
 import socket
 import sys
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -37,7 +40,7 @@ def run(capsys):
 def served(monkeypatch):
     "What would be served: (app, notebook, port, what happens when it is ready)."
     calls = []
-    monkeypatch.setattr(explore, "serve", lambda *a: calls.append(a))
+    monkeypatch.setattr(explore, "serve", lambda *a, folder: calls.append(a))
     return calls
 
 
@@ -265,17 +268,25 @@ def call_of(book):
 
 
 @pytest.fixture
-def opened(monkeypatch, capsys):
-    "What is opened in the browser when the page is ready; its address is printed in any case."
+def opened(monkeypatch, capsys, tmp_path):
+    "How often a browser is given the private file that leads to the page; its address is printed in any case."
     import webbrowser
 
     urls = []
+    folder = tmp_path / "private"
     monkeypatch.setattr(webbrowser, "open", urls.append)
+    monkeypatch.setattr(explore, "private_folder", lambda: nullcontext(folder))
 
     def call(on_ready):
-        on_ready("http://here")
-        assert "http://here\n" in capsys.readouterr().out
-        return urls
+        folder.mkdir()
+        on_ready("http://here?token=t&x")
+        assert "http://here?token=t&x\n" in capsys.readouterr().out
+        for url in urls:
+            path = folder / "open.html"
+            assert url == path.as_uri()
+            assert "url=http://here?token=t&amp;x" in path.read_text()
+            assert os.name != "posix" or path.stat().st_mode & 0o777 == 0o600
+        return len(urls)
 
     return call
 
@@ -303,7 +314,7 @@ def test_the_notebook_says_what_was_asked_for(run, served, opened, case, monkeyp
     app, book, port, on_ready = served[0]
     assert app == "lab"
     assert port
-    assert opened(on_ready) == []
+    assert opened(on_ready) == 0
     assert "Shift-Enter" in book["cells"][0]["source"]
     subject, said = call_of(book)
     assert subject == f"file_subject({str(case)!r})"
@@ -335,7 +346,7 @@ def test_the_notebook_runs(run, served, opened, case, tmp_path, monkeypatch):
     assert run(case, "--slice", 76, "--weights", "masked", "--device", "cpu")[0] == 0
     app, book, _port, on_ready = served[0]
     assert app == "voila"
-    assert opened(on_ready) == ["http://here"]
+    assert opened(on_ready) == 1
     assert [c["cell_type"] for c in book["cells"]] == ["markdown", "code"]
     assert "Shift" not in book["cells"][0]["source"]
     source, space = book["cells"][1]["source"], {}
@@ -363,14 +374,18 @@ def test_server_line(app):
     if importlib.util.find_spec(SERVERS[app]) is None:
         pytest.skip(f"{SERVERS[app]} is not installed")
     line = server_command(app, "/folder", 1234)
-    assert line[:3] == [sys.executable, "-m", SERVERS[app]]
+    assert line[:5] == [sys.executable, "-m", "mmccd.explorer.served", "/folder", SERVERS[app]]
     assert "--no-browser" in line
     assert "--port=1234" in line
     settings = {k.lstrip("-").split(".")[-1]: v for k, _, v in (w.partition("=") for w in line)}
     assert settings["ip"] == "127.0.0.1"
     assert settings["port_retries"] == "0"
     assert MAX_UPLOAD > 10**8
-    assert ast.literal_eval(settings["tornado_settings"]) == {"websocket_max_message_size": MAX_UPLOAD}
+    tornado = ast.literal_eval(settings["tornado_settings"])
+    assert tornado["websocket_max_message_size"] == MAX_UPLOAD
+    policy = tornado["headers"]["Content-Security-Policy"]
+    assert policy.startswith("default-src 'self' ")
+    assert set(re.findall(r"(?:https?|wss?):\S+", policy)) == {"ws://127.0.0.1:1234;"}
     assert settings.get("auto_token") == ("True" if app == "voila" else None)
     assert "token" not in settings
 
