@@ -39,6 +39,7 @@ def main() -> None:
         shutil.rmtree(folder, ignore_errors=True)
         os._exit(1)
 
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # until the server has its own way to end
     alone = threading.Event()
     when_alone(lambda: (alone.set(), stop()))
     try:

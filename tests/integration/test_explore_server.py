@@ -188,7 +188,9 @@ def test_ctrl_c_while_it_ends_kills(monkeypatch, tmp_path):
 ALONE = """
 import os, sys, time
 from mmccd.explorer.server import running
-with running([sys.executable, "-m", "mmccd.explorer.served", sys.argv[1], "http.server", "0"], sys.argv[1], os.environ) as s:
+folder = sys.argv[1]
+command = [sys.executable, "-m", "mmccd.explorer.served", folder, "http.server", "0"]
+with running(command, folder, os.environ) as s:
     print(s.pid, flush=True)
     time.sleep(600)
 """
