@@ -156,7 +156,9 @@ def test_what_was_trained_can_be_used(undisturbed, tmp_path, capsys):
     assert "phantom" in d.calibration["data"]
     losses = [float(r["val_loss"]) for r in log(undisturbed) if r["val_loss"]]
     assert losses[-1] < 0.8 * losses[0]  # it has learned something
-    record = json.loads((undisturbed / "train.json").read_text())["about"]
+    whole = json.loads((undisturbed / "train.json").read_text())
+    assert "the threshold rests on 1 validation subject only" in whole["notes"][0]
+    record = whole["about"]
     assert not set(record["data"]["ids"]) & set(record["validation"]["ids"])
 
 
