@@ -16,6 +16,7 @@ import torch
 from mmccd import __version__
 from mmccd.anatomy import MODALITIES, VERSION
 from mmccd.cases.case import Case
+from mmccd.cases.filenames import nfc
 from mmccd.cases.health import check_no_lesion
 from mmccd.cases.names import find_cases
 from mmccd.cases.people import check_subjects, store_subjects
@@ -393,6 +394,8 @@ def prepare(
     tasks, recipe, new = plan(raw, store, modalities, left_out, normalisation=normalisation, **options)
     with store_group(store, recipe, new):
         before = read_cases(store, recipe)
+        if spelled := {nfc(id): id for id in before.records if nfc(id) != id}:  # by an earlier version on macOS
+            tasks = [(spelled.get(id, id), source) for id, source in tasks]
         left_out += check_subjects(people, {*before.records, *(id for id, _ in tasks)}, subjects)
         todo, kept, failed, notes = unfinished(tasks, store, recipe, before)
         results = run_tasks(todo, store, recipe, count_processes(jobs, len(todo), store))

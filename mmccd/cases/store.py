@@ -118,7 +118,8 @@ class SliceStore:
             ValueError: if the store lacks a case or modality, does not know where lesions are, or no slice is left.
         """
         modalities = [modalities] if isinstance(modalities, str) else list(modalities or self.recipe["modalities"])
-        ids = self.ids if ids is None else [ids] if isinstance(ids, str) else list(ids)
+        spelled = {nfc(id): id for id in self.ids}
+        ids = self.ids if ids is None else [spelled.get(nfc(id), id) for id in ([ids] if isinstance(ids, str) else ids)]
         self._check("case", ids, self.records)
         self._check("modality", modalities, self.recipe["modalities"])
         wanted = set(ids)

@@ -1,6 +1,7 @@
 """Whose case it is: names of visits, lists of who is who, and what a store remembers of them."""
 
 import json
+import unicodedata
 
 import pytest
 from hypothesis import given
@@ -184,6 +185,21 @@ def test_a_list_goes_before_what_the_store_knows(store, tmp_path):
             store, "flair", "", train_list=tmp_path / "train", val_list=tmp_path / "val", subjects=tmp_path / "who.csv"
         )
     assert stored_subjects(store) == {"ann": "1", "anna": "1"}
+
+
+def test_names_of_a_store_in_another_spelling(tmp_path):
+    composed, decomposed = (unicodedata.normalize(form, "Zoé") for form in ("NFC", "NFD"))
+    write_case(tmp_path / "cases", decomposed, lesion=False)
+    make = {"size": 16, "min_brain": 0, "progress": False}
+    assert prepare(tmp_path / "cases", tmp_path / "s.zarr", **make)["new"] == 1
+    store = SliceStore(tmp_path / "s.zarr")
+    assert store.ids == store.dataset(decomposed).ids == [composed]
+    write_case(tmp_path / "cases", "bob", lesion=False)
+    for part, name in (("train", decomposed), ("val", "bob")):
+        (tmp_path / part).write_text(name)
+    prepare(tmp_path / "cases", tmp_path / "s.zarr", **make)
+    data, val = store_data(tmp_path / "s.zarr", "flair", "", train_list=tmp_path / "train", val_list=tmp_path / "val")
+    assert (data.ids, val.ids) == ([composed], ["bob"])
 
 
 def test_a_damaged_record_of_who_is_who_is_named(store, tmp_path):
