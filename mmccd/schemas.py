@@ -31,7 +31,7 @@ Channels = Annotated[int, Ge(1), Le(4096)]
 Few = Annotated[int, Ge(1), Le(64)]  # blocks, heads, multiples
 Count = Annotated[int, Ge(1), Le(100_000)]  # of steps, of numbers in a latent
 Scales = Annotated[tuple[Few, ...], MinLen(1), MaxLen(11)]  # of a network: multiples of its channels
-Names = Annotated[tuple[str, ...], MaxLen(16)]  # modalities
+Names = Annotated[tuple[str, ...], MaxLen(8)]  # modalities
 
 MAX_BYTES = 10**8  # of a JSON file; the largest of ours, the records of some 100,000 cases, stay below it
 TODO = "put back a good copy of it, or delete it and make it again"

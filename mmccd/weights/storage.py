@@ -11,11 +11,13 @@ Nothing here knows what a detector is: configs are dicts, and a class is a name.
 
 import hashlib
 import json
+import math
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import shorten
+from threading import get_ident
 from typing import TYPE_CHECKING, Annotated, Any, Required
 
 from annotated_types import Ge, Gt, Le, MinLen
@@ -106,14 +108,10 @@ class StoredWeights:
         if self.is_ours:
             checked(self.config, kind, self.folder / CONFIG, TODO)
 
-    def check_tensors(self, wanted: Mapping[str, "Tensor"]) -> None:
-        """Refuse tensors of other names, shapes or types than the network has; nothing but the header is read.
-
-        Args:
-            wanted: The `state_dict` of the network, on any device, "meta" too.
+    def heads(self) -> dict[str, tuple[tuple[int, ...], str]]:
+        """Shape and type of each tensor; nothing but the header of the file is read.
 
         Raises:
-            ValueError: They do not fit, in words that `naming_damage` completes.
             OSError, SafetensorError: The file is missing or damaged.
         """
         from safetensors import safe_open
@@ -122,7 +120,43 @@ class StoredWeights:
             raise FileNotFoundError(None, None, self.file)
         with safe_open(self.file, "pt") as file:
             heads = {self.current(name): file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-            found = {name: (tuple(head.get_shape()), head.get_dtype()) for name, head in heads.items()}
+            return {name: (tuple(head.get_shape()), head.get_dtype()) for name, head in heads.items()}
+
+    @contextmanager
+    def as_large_as_the_file(self) -> Generator[None]:
+        """Refuse a network that is built inside as soon as it has more parameters than the file has numbers.
+
+        Raises:
+            ValueError: With the first parameter too many, before its memory is used.
+        """
+        from torch.nn.modules.module import register_module_parameter_registration_hook
+
+        left, here = sum(math.prod(shape) for shape, _ in self.heads().values()), get_ident()
+
+        def count(module: Any, name: str, parameter: Any) -> None:
+            nonlocal left
+            if get_ident() == here and parameter is not None:  # other threads build what they like
+                left -= parameter.numel()
+                if left < 0:
+                    raise ValueError(f"{CONFIG} asks for a larger network than {TENSORS} holds; {TODO}")
+
+        handle = register_module_parameter_registration_hook(count) if self.is_ours else None
+        try:
+            yield
+        finally:
+            if handle:
+                handle.remove()
+
+    def check_tensors(self, wanted: Mapping[str, "Tensor"]) -> None:
+        """Refuse tensors of other names, shapes or types than the network has; nothing but the header is read.
+
+        Args:
+            wanted: The `state_dict` of the network.
+
+        Raises:
+            ValueError: They do not fit, in words that `naming_damage` completes.
+        """
+        found = self.heads()
         for name, tensor in wanted.items():
             shape, dtype = found.pop(name, (None, ""))
             if shape is None:
