@@ -3,8 +3,9 @@
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 
-from mmccd.progress import next_line
+from mmccd.progress import status_lines
 from mmccd.runtime import counted, duration
 
 WARM_UP, MEASURED = 2, 8  # steps that are slower than others, and steps that the first estimate rests on
@@ -23,10 +24,16 @@ class Progress:
         from tqdm.auto import tqdm
 
         self.total, self.first, self.show, self.last_line = total, first, show, first
-        self.start = self.began = time.perf_counter()
-        self.spoke, self.loss = 0.0, ""  # seconds after the beginning, and the last one known
+        self.start = time.perf_counter()
+        self.done, self.loss = first, ""  # steps so far, and the last loss that is known
         live = show and (sys.stderr.isatty() or type(sys.stderr).__module__.startswith("ipykernel"))
         self.bar = tqdm(total=total, initial=first, desc="train", unit="step", dynamic_ncols=True) if live else None
+        self.lines = ExitStack()  # also while a validation takes long
+        self.lines.enter_context(status_lines(lambda: f"train: {self.describe()}", show and not live))
+
+    def describe(self) -> str:
+        """How far the training is, in words."""
+        return f"step {self.done} of {self.total}{self.loss}"
 
     def write(self, line: str) -> None:
         """Print a line, above the bar where there is one."""
@@ -36,21 +43,21 @@ class Progress:
             print(line, file=sys.stderr, flush=True)
 
     def step(self, step: int, row: Mapping[str, float] | None, validation_seconds: float) -> None:
-        """Show that one more step is done; without a terminal by a line for each tenth of them, and now and then.
+        """Show that one more step is done; without a terminal by a line for each tenth of them.
 
         Args:
             step: Steps done so far.
             row: The new line of the log; None if there is none.
             validation_seconds: What the validations still to come will take.
         """
-        elapsed = time.perf_counter() - self.began
+        self.done = step
         self.loss = f": loss {row['loss']:.4g}" if row else self.loss
         if self.bar is not None:
             self.bar.update(1)
             self.bar.set_postfix_str(self.loss.removeprefix(": "), refresh=False)
-        elif (row and 10 * step // self.total > 10 * self.last_line // self.total) or elapsed > next_line(self.spoke):
-            self.last_line, self.spoke = step, elapsed
-            self.write(f"step {step} of {self.total}{self.loss}")
+        elif row and 10 * step // self.total > 10 * self.last_line // self.total:
+            self.last_line = step
+            self.write(self.describe())
         if step == self.first + WARM_UP:
             self.start = time.perf_counter()
         if step == self.first + WARM_UP + MEASURED < self.total:
@@ -58,6 +65,7 @@ class Progress:
 
     def close(self) -> None:
         """Leave the terminal in order."""
+        self.lines.close()
         if self.bar is not None:
             self.bar.close()
 

@@ -8,7 +8,6 @@ import pytest
 
 from mmccd import progress
 from mmccd.benchmark.schedule import ProgressDisplay
-from mmccd.training import progress as training_progress
 from mmccd.training.progress import Progress, estimate, validations_left
 
 
@@ -99,17 +98,16 @@ def test_a_benchmark_says_what_runs(log, monkeypatch, tmp_path):
 
 
 def test_a_training_between_two_tenths(log, monkeypatch):
-    "Where a tenth of the steps takes hours, a line comes now and then."
-    clock = [0.0]
-    monkeypatch.setattr(training_progress.time, "perf_counter", lambda: clock[0])
+    "Where a tenth of the steps takes hours, or a validation minutes, a line comes now and then."
+    monkeypatch.setattr(progress, "FIRST", 0.01)
     shown = Progress(100_000, 0)
-    for step in range(1, 200):
-        clock[0] += 1
-        shown.step(step, {"loss": 0.5} if step % 50 == 0 else None, 0)
-    lines = log.getvalue().splitlines()
-    assert "step 31 of 100000" in lines
-    assert "step 62 of 100000: loss 0.5" in lines
-    assert len(lines) < 10
+    wait_for("mmccd: train: step 0 of 100000 after 0 s\n", log)
+    shown.step(1, {"loss": 0.5}, 0)
+    wait_for("mmccd: train: step 1 of 100000: loss 0.5 after 0 s\n", log)
+    shown.close()
+    before = log.getvalue()
+    time.sleep(0.05)
+    assert log.getvalue() == before
 
 
 def test_the_numbers_of_an_estimate_add_up():
