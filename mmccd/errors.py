@@ -1,5 +1,6 @@
 """How errors about the user's files are worded: one plain sentence that says where, what is wrong, and what to do."""
 
+import re
 import unicodedata
 from os import PathLike
 
@@ -31,9 +32,15 @@ def _shown(character: str) -> str:
     return character.encode("unicode_escape").decode() if obeyed else character
 
 
-def format_error(error: BaseException) -> str:
-    """Return what went wrong in one line; with the type where the words were not written for users."""
+def format_error(error: BaseException, case: str = "") -> str:
+    """Return what went wrong in one line; with the type where the words were not written for users.
+
+    Args:
+        error: what was raised.
+        case: id of the case that it is about; it goes first where the words do not name it.
+    """
     text = display_name(" ".join(str(error).split()))
-    if text and isinstance(error, ValueError | OSError):
-        return text
-    return f"Unexpected {type(error).__name__}: {text or 'no message'}"
+    if not text or not isinstance(error, ValueError | OSError):
+        text = f"Unexpected {type(error).__name__}: {text or 'no message'}"
+    named = not case or re.search(rf"(?<![^\W_]){re.escape(display_name(case))}(?![^\W_])", text)
+    return text if named else f"{display_name(case)}: {text}"

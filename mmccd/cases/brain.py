@@ -14,6 +14,7 @@ MOST_BOX = 0.9  # share of its box that a brain may fill
 LEAST_KEPT = 0.8  # share of what differs from the background that should lie in large pieces
 UNMEASURED = 0.01  # share of the brain: larger regions of 0 are named and left out of statistics
 REGION = 4.0  # millimetres: such a region reaches so far within an axial slice, each way from its middle
+LEAST_INSIDE, MOST_LESION = 0.75, 0.75  # share of the lesion in the brain, and of the brain that is lesion
 MOST_NEGATIVE = 0.95  # share of the brain: more negative voxels are named
 WRAPPED = (1e-3, 0.4)  # share of the brain: so many negative voxels are odd among whole numbers
 
@@ -163,6 +164,18 @@ def check_brain(mask: np.ndarray, affine: np.ndarray, name: object = "the case")
     if min(box.shape) > 1 and box.mean() > MOST_BOX:
         notes.append(f"what was taken for brain fills {box.mean():.0%} of its box; is the background one value?")
     return notes
+
+
+def check_lesion(lesion: np.ndarray | None, brain: np.ndarray) -> list[str]:
+    """Return what makes a lesion doubtful; both bool (x, y, z), the lesion None where it is not known."""
+    if lesion is None or not lesion.any():
+        return []
+    n, inside = np.count_nonzero(lesion), np.count_nonzero(lesion & brain)
+    if inside < LEAST_INSIDE * n:
+        return [f"{1 - inside / n:.0%} of its lesion lies outside the brain; check segmentation and background"]
+    if inside > MOST_LESION * np.count_nonzero(brain):
+        return [f"its lesion fills {inside / np.count_nonzero(brain):.0%} of the brain; is it one?"]
+    return []
 
 
 def unmeasured(v: np.ndarray, brain: np.ndarray, affine: np.ndarray) -> np.ndarray | None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mmccd.cases.brain import brain_mask, check_brain, check_values, unmeasured
+from mmccd.cases.brain import brain_mask, check_brain, check_lesion, check_values, unmeasured
 from mmccd.cases.grid import Grid, check_same_grid
 from mmccd.cases.names import case_id, find_files
 from mmccd.cases.nifti import read_labels, read_volume, write_nifti
@@ -59,7 +59,7 @@ def read_case(
     if masks["brain"] is None:
         masks["brain"] = brain_mask(volumes, first)
     found, notes = look_over(volumes, masks["brain"], grid.lps_affine, first)
-    notes = grid_notes({m: grids[p] for m, p in files.items()}) + notes
+    notes = grid_notes({m: grids[p] for m, p in files.items()}) + notes + check_lesion(masks["lesion"], masks["brain"])
     return dict(volumes=volumes, affine=grid.lps_affine, grid=grid, notes=notes, unmeasured=found, **masks)
 
 
@@ -193,15 +193,21 @@ class Case:
 
     def slices(self, modality: str, index: Any = None, method: str = DEFAULT) -> torch.Tensor:
         """Return normalised axial slices (b 1 h w) at `index` (None: all), as `slices.to_slices`."""
-        return to_slices(self.normalised(modality, method), index)
+        return self._cut(self.normalised(modality, method), index)
 
     def brain_slices(self, index: Any = None) -> torch.Tensor:
         """Return the brain mask as axial slices, bool (b 1 h w)."""
-        return to_slices(self.brain, index)
+        return self._cut(self.brain, index)
 
     def lesion_slices(self, index: Any = None) -> torch.Tensor | None:
         """Return the lesion as axial slices, bool (b 1 h w); None where it is not known."""
-        return None if self.lesion is None else to_slices(self.lesion, index)
+        return None if self.lesion is None else self._cut(self.lesion, index)
+
+    def _cut(self, volume: np.ndarray, index: Any) -> torch.Tensor:
+        try:
+            return to_slices(volume, index)
+        except ValueError as error:
+            raise ValueError(f"{self.id}: {error}") from error
 
     def save(self, volume: np.ndarray, path: PathLikeStr) -> None:
         """Write a volume (x, y, z) in LPS onto the grid of the input; see `nifti.write_nifti`."""

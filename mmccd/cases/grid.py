@@ -104,6 +104,10 @@ def check_same_grid(grid: Grid, path: str | PathLike[str], first: Grid, first_pa
     apart = np.abs(corners @ (grid.lps_affine - first.lps_affine).T).max()
     if apart > 0.1 * voxel_size(first.affine).min():
         wrong = f"its affine puts voxels {apart:.3g} mm away from those of {first_path}"
+        if grid.oriented != first.oriented:
+            wrong += (
+                f" (the header of {'the latter' if grid.oriented else 'the former'} does not say how the head lies)"
+            )
         raise file_error(path, wrong, "resample one onto the other")
 
 

@@ -246,8 +246,7 @@ def prepare_one(task: Task, place: Place, recipe: Recipe) -> dict[str, Any]:
         case = load_source(source, recipe)
         images, masks, rows = case_arrays(case, recipe)
     except Exception as error:
-        prefix = "" if id in str(error) else f"{id}: "
-        return {"id": id, "error": f"{prefix}{format_error(error)}"}
+        return {"id": id, "error": format_error(error, id)}
     notes = {"notes": case.notes} if case.notes else {}
     write_case(place, id, images, masks, {"rows": rows, "source": origin, "recipe": recipe_checksum(recipe), **notes})
     return {"id": id, "slices": len(rows), **notes}

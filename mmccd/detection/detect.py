@@ -135,7 +135,7 @@ def attempt(
         if stop:
             raise
         seconds = round(time.perf_counter() - start, 2)
-        entry: Any = {"id": id, "status": "failed", "error": format_error(error), "seconds": seconds}
+        entry: Any = {"id": id, "status": "failed", "error": format_error(error, id), "seconds": seconds}
         if not isinstance(error, ResultInTheWayError):  # which leaves what is there as it is
             results.fail(id, entry)
         return entry

@@ -289,7 +289,7 @@ def evaluate(
         except (ValueError, OSError) as error:
             if stop:
                 raise
-            errors.append({"id": id, "error": format_error(error)})
+            errors.append({"id": id, "error": format_error(error, id)})
     return {
         "mmccd": run.get("mmccd"),
         "detector": run.get("detector"),

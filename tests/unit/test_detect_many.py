@@ -191,7 +191,7 @@ def test_full_disk_names_the_folder_of_the_user(cases, tmp_path, monkeypatch, wh
             detect_many(cases / "c0", ready(), out)
         assert str(caught.value) == words
     else:
-        assert detect_many(cases / "c0", ready(), out)["cases"][0]["error"] == words
+        assert detect_many(cases / "c0", ready(), out)["cases"][0]["error"] == f"c0: {words}"
         assert not out.exists()
 
 
@@ -223,7 +223,7 @@ def test_bug_in_one_case_does_not_stop_the_others(cases, tmp_path, monkeypatch):
     monkeypatch.setattr(detect_module, "detect_case", buggy)
     result = detect_many(cases, ready(), tmp_path / "out")
     assert [c["status"] for c in result["cases"]] == ["done", "failed", "done"]
-    assert result["cases"][1]["error"] == "Unexpected IndexError: list index out of range"
+    assert result["cases"][1]["error"] == "c1: Unexpected IndexError: list index out of range"
     scores = evaluate(tmp_path / "out", cases)  # the survivors' mean says that it is one
     assert scores["without_map"] == ["c1"]
     assert "Not in these numbers, since there is no map: c1." in score_text(scores)

@@ -36,6 +36,10 @@ def test_output_folder_is_a_file(tmp_path):
 def test_plain():
     assert format_error(ValueError("a\n b")) == "a b"
     assert format_error(KeyError("k")).startswith("Unexpected KeyError")
+    assert format_error(ValueError("no slice 3"), "a") == "a: no slice 3"  # there is an a in it, but no name
+    for named in ("flair of a has no contrast", "/x/a/a_flair.nii is damaged", "a: no slice 3"):
+        assert format_error(ValueError(named), "a") == named
+    assert format_error(KeyError("k"), "a").startswith("a: Unexpected KeyError")
     assert format_error(MemoryError()) == "Unexpected MemoryError: no message"
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from mmccd.cases.brain import background_value, brain_mask, check_brain, check_values, unmeasured
+from mmccd.cases.brain import background_value, brain_mask, check_brain, check_lesion, check_values, unmeasured
 from mmccd.cases.case import Case
 from mmccd.cases.prepare import normalised_slices
 
@@ -105,6 +105,15 @@ def test_what_no_brain_does_is_noted(mask, words):
     assert any(words in note for note in check_brain(mask, MM4))
 
 
+def test_lesions_that_none_can_be_are_noted():
+    half, moved = BRAIN.copy(), np.roll(BRAIN, 20, 0)
+    half[: SHAPE[0] // 2] = False
+    for plausible in (None, BRAIN & False, half, np.roll(half, -2, 0)):
+        assert check_lesion(plausible, BRAIN) == []
+    assert check_lesion(BRAIN, BRAIN) == ["its lesion fills 100% of the brain; is it one?"]
+    assert "of its lesion lies outside the brain; check" in check_lesion(moved, BRAIN)[0]
+
+
 # ---- values ------------------------------------------------------------------------------------------------------
 
 
@@ -183,3 +192,12 @@ def test_a_good_case_has_no_notes(tmp_path):
     case = write(tmp_path, flair=head(), t2=head(seed=1))
     assert case.notes == []
     assert case.unmeasured == {}
+
+
+def test_errors_name_the_case(tmp_path):
+    case = write(tmp_path, flair=head())
+    with pytest.raises(ValueError, match=r"^p: There is no axial slice 70 in a volume of 24 slices"):
+        case.slices("flair", [70])
+    case.volumes["flair"][case.brain] = 5
+    with pytest.raises(ValueError, match=r"flair of p: at least half of its brain has the value 5"):
+        case.normalised("flair")
