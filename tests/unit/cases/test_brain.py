@@ -195,7 +195,8 @@ def test_a_good_case_has_no_notes(tmp_path):
 
 
 def test_errors_name_the_case(tmp_path):
-    case = write(tmp_path, flair=head())
+    (tmp_path / "p").mkdir()
+    case = write(tmp_path / "p", flair=head())
     with pytest.raises(ValueError, match=r"^p: There is no axial slice 70 in a volume of 24 slices"):
         case.slices("flair", [70])
     case.volumes["flair"][case.brain] = 5
