@@ -116,15 +116,19 @@ def brain_mask(volumes: Mapping[str, np.ndarray], name: object = "the case") -> 
     """
     from scipy import ndimage
 
-    mask = np.zeros_like(next(iter(volumes.values())), bool)
-    for v in map(without_background, volumes.values()):
+    mask, full = np.zeros_like(next(iter(volumes.values())), bool), []
+    for m, v in volumes.items():
+        v = without_background(v)
         box = box_of(v)
         least = least_signal(v[box])
-        mask[box] |= (v[box] > least) | (v[box] < -least)
+        part = (v[box] > least) | (v[box] < -least)
+        mask[box] |= part
+        full += [m] * (np.count_nonzero(part) > 0.99 * mask.size)
     if not mask.any():
         raise ValueError(f"Cannot find the brain of {name}: every voxel is 0; check the image.")
     if np.count_nonzero(mask) > 0.99 * mask.size:
-        reason = "its background is not 0; remove the skull first (skull stripping)"
+        where = f" in {' and '.join(full)}" if full and len(volumes) > 1 else ""
+        reason = f"its background is not 0{where}; remove the skull first (skull stripping)"
         raise ValueError(f"Cannot find the brain of {name}: {reason}.")
     box = box_of(mask)
     pieces, n = ndimage.label(mask[box].T)

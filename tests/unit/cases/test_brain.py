@@ -75,6 +75,8 @@ def test_a_background_that_is_not_one_value_is_refused():
     noise = np.random.default_rng(2).uniform(1, 30, SHAPE).astype(np.float32)
     with pytest.raises(ValueError, match=r"brain of p: its background is not 0; remove the skull first"):
         brain_mask({"flair": np.where(BRAIN, head(), noise)}, "p")
+    with pytest.raises(ValueError, match="its background is not 0 in t2; remove the skull"):
+        brain_mask({"flair": head(), "t2": np.where(BRAIN, head(), noise)}, "p")
 
 
 # ---- plausibility ------------------------------------------------------------------------------------------------
