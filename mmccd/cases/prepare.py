@@ -396,7 +396,7 @@ def prepare(
         if spelled := {nfc(id): id for id in before.records if nfc(id) != id}:  # by an earlier version on macOS
             tasks = [(spelled.get(id, id), source) for id, source in tasks]
         left_out += check_subjects(people, {*before.records, *(id for id, _ in tasks)}, subjects)
-        todo, kept, failed, notes = unfinished(tasks, store, recipe, before)
+        todo, kept, failed, notes = unfinished(tasks, store, recipe, before, progress)
         results = run_tasks(todo, store, recipe, count_processes(jobs, len(todo), store))
         done = len(tasks) - len(todo)
         for r in track(results, "prepare", "case", total=len(tasks), first=done, show=progress):

@@ -32,7 +32,15 @@ def source_files(source: Source, recipe: Recipe) -> dict[str, Any]:
     files, seg = choose_files(source, recipe["modalities"])
     paths = [Path(p) for p in (*files.values(), seg) if p]
     folder = hashlib.sha256(os.fsencode(os.path.realpath(paths[0].parent))).hexdigest()[:16]
-    return {"folder": folder, "files": {p.name: hash_file(p) for p in paths}}
+    return {"folder": folder, "files": {p.name: hash_or_nothing(p) for p in paths}}
+
+
+def hash_or_nothing(path: Path) -> str:
+    """Return the hash of a file; "" where none can be read: whoever reads the case says why."""
+    try:
+        return hash_file(path) if path.is_file() else ""
+    except OSError:
+        return ""
 
 
 def check_recipe(old: Recipe, new: Recipe, place: Place) -> None:
@@ -88,7 +96,7 @@ def why_again(id: str, source: Source, place: Place, recipe: Recipe, cases: Case
 
 
 def unfinished(
-    tasks: Sequence[Task], place: Place, recipe: Recipe, cases: Cases
+    tasks: Sequence[Task], place: Place, recipe: Recipe, cases: Cases, progress: bool = True
 ) -> tuple[list[Task], list[str], list[dict[str, str]], list[str]]:
     """Tell the cases that are still to do from those that are done.
 
@@ -100,7 +108,7 @@ def unfinished(
     done: list[str] = []
     failed: list[dict[str, str]] = []
     notes: list[str] = []
-    for id, source in track(tasks, "check", "case", show=bool(cases.records)):
+    for id, source in track(tasks, "check", "case", show=progress and bool(cases.records)):
         try:
             why = why_again(id, source, place, recipe, cases)
         except Exception as error:
