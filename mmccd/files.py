@@ -56,6 +56,14 @@ def hash_file(path: PathLikeStr) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def hash_or_nothing(path: PathLikeStr) -> str:
+    """Return the hash of a file, "" where none can be read: whoever reads it in earnest says why."""
+    try:
+        return hash_file(path) if os.path.isfile(path) else ""
+    except OSError:
+        return ""
+
+
 @contextmanager
 def replacing(path: PathLikeStr, durably: bool = False) -> Iterator[BufferedWriter]:
     """Give a file to write into, which takes the place of `path` at the end: `path` is whole, or was never touched.

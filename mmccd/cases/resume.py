@@ -14,7 +14,7 @@ from mmccd.anatomy import MODALITIES
 from mmccd.cases.names import choose_files, find_files
 from mmccd.cases.records import Cases, Place, Recipe, Record, case_error, is_url, open_arrays, read_slices
 from mmccd.errors import display_name, format_error
-from mmccd.files import hash_file
+from mmccd.files import hash_or_nothing
 from mmccd.progress import track
 from mmccd.runtime import counted
 
@@ -33,14 +33,6 @@ def source_files(source: Source, recipe: Recipe) -> dict[str, Any]:
     paths = [Path(p) for p in (*files.values(), seg) if p]
     folder = hashlib.sha256(os.fsencode(os.path.realpath(paths[0].parent))).hexdigest()[:16]
     return {"folder": folder, "files": {p.name: hash_or_nothing(p) for p in paths}}
-
-
-def hash_or_nothing(path: Path) -> str:
-    """Return the hash of a file; "" where none can be read: whoever reads the case says why."""
-    try:
-        return hash_file(path) if path.is_file() else ""
-    except OSError:
-        return ""
 
 
 def check_recipe(old: Recipe, new: Recipe, place: Place) -> None:

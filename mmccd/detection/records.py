@@ -24,6 +24,7 @@ from mmccd.files import (
     FolderBusyError,
     folder_lock,
     hash_file,
+    hash_or_nothing,
     swap_in,
     working_folder,
     write_atomic,
@@ -122,14 +123,6 @@ def read_sources(path: str | Path, input: str) -> dict[str, Source]:
     files, seg = choose_files(path, [input])
     paths = {**files, "seg": seg}
     return {role: {"path": os.path.realpath(p), "sha256": hash_or_nothing(p)} for role, p in paths.items() if p}
-
-
-def hash_or_nothing(path: str | os.PathLike[str]) -> str:
-    """Return the hash of a file, "" where none can be read."""
-    try:
-        return hash_file(path) if os.path.isfile(path) else ""
-    except OSError:
-        return ""
 
 
 def contents(sources: Mapping[str, Source]) -> dict[str, str]:
