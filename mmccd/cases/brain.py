@@ -123,7 +123,7 @@ def brain_mask(volumes: Mapping[str, np.ndarray], name: object = "the case") -> 
         least = least_signal(v[box])
         part = (v[box] > least) | (v[box] < -least)
         mask[box] |= part
-        full += [m] * (np.count_nonzero(part) > 0.99 * mask.size)
+        full += [m] * bool(np.count_nonzero(part) > 0.99 * mask.size)
     if not mask.any():
         raise ValueError(f"Cannot find the brain of {name}: every voxel is 0; check the image.")
     if np.count_nonzero(mask) > 0.99 * mask.size:
