@@ -8,7 +8,6 @@ __all__ = ['OKABE_ITO', 'FOUND', 'WRONG', 'MISSED', 'TRUTH', 'STYLE', 'use_style
            'save_png']
 
 # %% ../nbs/components/00_viz.ipynb #f020b167
-import os
 from io import BytesIO
 from pathlib import Path
 
@@ -19,6 +18,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.patheffects import Normal, withStroke
+
+from .files import replacing, user_path
 
 # %% ../nbs/components/00_viz.ipynb #2bb5eded
 OKABE_ITO = dict(  # Okabe & Ito 2008, Color Universal Design
@@ -72,7 +73,7 @@ class Sheet(Figure):
         super().__init__(figsize=(width, height), dpi=80, layout="constrained", facecolor="white")
         self.get_layout_engine().set(w_pad=0.06, h_pad=0.05)
         if title:
-            self.suptitle(title, fontsize=14, fontweight="bold")
+            self.suptitle(title, fontsize=14, fontweight="bold", parse_math=False)  # `$` in a name is a dollar
 
     def _repr_png_(self) -> bytes:  # PNG with a palette of 256 colours
         from PIL import Image
@@ -141,7 +142,7 @@ def show_image(
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set_visible(False)
     if title:
-        ax.set_title(title, fontsize=13)
+        ax.set_title(title, fontsize=13, parse_math=False)
     if truth is not None:
         contour(ax, truth)
     for name, x in (("R", 0.03), ("L", 0.97)) if sides else ():
@@ -240,7 +241,7 @@ def show_rows(
             for j, (ax, p) in enumerate(zip(axes, row))
         ]
         if row_titles:
-            axes[0].set_ylabel(row_titles[i], fontsize=13)
+            axes[0].set_ylabel(row_titles[i], fontsize=13, parse_math=False)
         if colorbar and row[0].ndim == 2:
             add_bar(sheet, drawn, axes, name)
     return sheet
@@ -335,12 +336,7 @@ def save_png(
     dpi=120,  # pixels per inch
 ) -> Path:  # the path written
     "Save a figure completely or not at all."
-    path = Path(path)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with open(beside, "wb") as f:
-            figure.savefig(f, format="png", dpi=dpi, metadata={"Software": None})
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    path = user_path(path)
+    with replacing(path) as f:
+        figure.savefig(f, format="png", dpi=dpi, metadata={"Software": None})
     return path

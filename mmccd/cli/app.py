@@ -1,10 +1,12 @@
 """From the words of a shell to the options of a command and back, and from whatever is raised to one sentence."""
 
 import inspect
+import logging
 import re
 import shlex
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from io import TextIOWrapper
@@ -191,16 +193,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     with sigterm_as_interrupt():
         try:
-            return run_command(sys.argv[1:] if argv is None else argv)
+            with warnings.catch_warnings():
+                prepare_streams()
+                return run_command(sys.argv[1:] if argv is None else argv)
         except KeyboardInterrupt:  # before the work, or after it
             return stopped("stopped")
 
 
-def run_command(argv: Sequence[str]) -> int:
-    """Run the command of a line and return its exit code."""
+def prepare_streams() -> None:
+    """Let standard output take every letter, and leave standard error to us: libraries mean their notes for others."""
     for stream in (sys.stdout, sys.stderr):  # of another code page than ours: a letter it lacks costs no result
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    for name in ("matplotlib", "nibabel", "PIL", "huggingface_hub"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    if not sys.warnoptions:  # `python -W` shows them
+        warnings.simplefilter("ignore")
+
+
+def run_command(argv: Sequence[str]) -> int:
+    """Run the command of a line and return its exit code."""
     try:
         found = parse(arguments(argv)[0])
         if not isinstance(found, Options):
