@@ -11,6 +11,7 @@ from mmccd.cli.app import command
 from mmccd.cli.options import Device, Options, Seed, put_json, show
 from mmccd.registry import METHODS
 from mmccd.runtime import pick_device
+from mmccd.weights.hub import WEIGHTS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -161,8 +162,8 @@ def demo_text(out: Path, id: str) -> str:
     cases, one = out / "cases", out / detector_name("mmccd", "flair") / id / id
     words = {"cases": shlex.quote(str(cases)), "next": shlex.quote(str(out / "cycle-t1-t2"))}
     return f"""
-One phantom patient proves nothing: tables of many are in the README; these weights on 150 phantoms: \
-data/results/mmccd_phantom.json.
+One phantom patient proves nothing. What the weights do on many phantoms stands in their cards, such as
+         {WEIGHTS / "mmccd" / "README.md"}
 
 Look at  {out / "compare.png"}
          {one}_report.png (so for each detector and case)

@@ -193,7 +193,7 @@ def pair_cases(
     """
     ids = result_ids(out, state, only)
     for path in [truth] if isinstance(truth, (str, Path)) else truth:
-        if not Path(path).exists():
+        if not user_path(path).exists():
             raise file_error(path, "there is no such folder", "check the path of the truth")
     written = {nfc(id): id for id in ids}  # as the folders of results spell them
     truths = {written.get(id, id): path for id, path in find_cases(truth) if fnmatchcase(id, nfc(only))}

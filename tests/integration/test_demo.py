@@ -49,7 +49,7 @@ def test_demo_shows_all_side_by_side(shown):
     floor = found["results"]["cycle-t1-flair"]["floor"]
     assert lines[-1][1] == f"{floor['summary']['dice']['mean']:.2f}"
     assert lines[-1][-1] == "1.000"
-    for words in ("proves nothing", "data/results/mmccd_phantom.json", "Look at", "mmccd detect", "mmccd evaluate"):
+    for words in ("proves nothing", "weights/mmccd/README.md", "Look at", "mmccd detect", "mmccd evaluate"):
         assert words in out
 
 

@@ -88,6 +88,16 @@ def test_pins_are_allowed():
         )
 
 
+@pytest.mark.parametrize(
+    ("name", "holed"), [("torch", "2.9.1"), ("numcodecs", "0.16.5"), ("lightning", "2.6.2"), ("lightning", "2.6.3")]
+)
+def test_versions_with_known_holes_are_not_allowed(name, holed):
+    "They would run code that lies in weights or in a store, or were tampered with."
+    found = [r for r in map(Requirement, PROJECT["dependencies"]) if canonicalize_name(r.name) == name]
+    assert len(found) == 1
+    assert not found[0].specifier.contains(holed)
+
+
 def test_what_is_imported_is_declared():
     "Top-level names that mmccd/ imports, against the dependencies (and `notebooks`, for the explorer)."
     called = {"scikit-learn": "sklearn", "huggingface-hub": "huggingface_hub"}
