@@ -335,6 +335,7 @@ def has_layout(found: dict[str, Any], shape: Sequence[int], dtype: str) -> bool:
     """Tell whether the metadata of an array are those that `prepare.write_case` writes: one shard, a chunk a slice."""
     grid = {"name": "regular", "configuration": {"chunk_shape": list(shape)}}
     wanted = {"zarr_format": 3, "node_type": "array", "shape": list(shape), "data_type": dtype, "chunk_grid": grid}
+    wanted |= {"chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}}}  # where the shard lies
     if any(found.get(k) != v for k, v in wanted.items()) or found.get("storage_transformers"):
         return False
     try:

@@ -212,6 +212,7 @@ def evil_layouts():
     yield from ((("codecs",), c) for c in ([], None, *([{"name": n, "configuration": {}}] for n in names)))
     yield (("codecs", 0, "configuration", "codecs"), [{"name": "bytes"}, {"name": "numcodecs.pickle"}])
     yield (("codecs", 0, "configuration", "chunk_shape"), [10, 2, 8, 8])
+    yield (("chunk_key_encoding", "configuration", "separator"), ".")
     yield (("zarr_format",), 2)
     yield (("storage_transformers",), [{"name": "x"}])
 
