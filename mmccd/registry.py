@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmccd.runtime import derive_seed
+from mmccd.schemas import checked
 
 if TYPE_CHECKING:
     from mmccd.detector import Detector
@@ -294,6 +295,8 @@ def new_detector(method: str, seed: int = 0, **config: Any) -> Detector:
 
     cls: Any = METHODS[method].load_class()
     known = {f.name for f in fields(cls.Config)}
+    made = cls.Config(**{k: v for k, v in ({**METHODS[method].config} | config).items() if k in known})
+    checked(asdict(made), cls.Config, f"the settings of {method}", "choose others")  # as when it will be loaded
     with torch.random.fork_rng([]):
         torch.manual_seed(derive_seed(seed, "weights"))
-        return cls(**{k: v for k, v in ({**METHODS[method].config} | config).items() if k in known})
+        return cls(made)
