@@ -30,14 +30,14 @@ _ENTITIES = (
 )
 _HARMLESS = """
     a b ax axial tra trans transversal transverse sag sagittal cor coronal obl oblique orthogonal mr mri img image
-    nii nifti anat scan series head wholehead unstripped unmasked nativ native orig original raw pre plain tse fse se
-    space spc cube vista blade propeller haste sense grappa caipi nav fs fatsat mag hr highres hires lowres iso
+    nii nifti anat scan series head wholehead unstripped unmasked nativ native orig original raw pre plain tse fse
+    se space spc cube vista blade propeller haste sense grappa caipi nav fs fatsat mag hr highres hires lowres iso
     isotropic voxel voxels res resampled resamp resliced cropped crop padded pad reoriented reorient ras lps las lpi
     rai std canonical conformed conform reg registered coreg coregistered rigid affine warped aligned deformed
-    middle n3 n4 n4itk bias unbiased biascorr biascorrected bc bfc corr corrected norm normed normalized normalised
-    znorm zscore whitestripe nyul histmatch denoised nlm filtered preproc preprocessed pp proc processed final clean
-    defaced deface anon anonymized anonymised baseline bl followup follow up fu preop postop visit time timepoint tp
-    ses session day week month year run mm n k
+    middle sat sup suppressed suppression n3 n4 n4itk bias unbiased biascorr biascorrected bc bfc corr corrected
+    norm normed normalized normalised znorm zscore whitestripe nyul histmatch denoised nlm filtered preproc
+    preprocessed pp proc processed final clean defaced deface anon anonymized anonymised baseline bl followup follow
+    up fu preop postop visit time timepoint tp ses session day week month year run mm n k
 """
 # what follows is known of T1 only, where it names the pulse sequence; gre of T2 is another contrast
 _T1_SEQUENCES = """
@@ -72,6 +72,9 @@ AGENT = re.compile(_AGENT)
 POST_AGENT = re.compile(rf"post(?:{_AGENT})")
 NO_AGENT = re.compile(_NO_AGENT)
 NEGATIONS = frozenset(_NEGATIONS.split())
+BEFORE_AGENT = frozenset({"with", "w", "mit", "nach", "after"})
+BEFORE_PLACES = frozenset({"to", "in", "into", "on", "2"})
+WITHOUT_C = re.compile(r"(?<=[_ ])-c(?=$|[_ ])|(?<![^\W_])c-(?=$|[_ ])", re.I)  # T1_C- is T1 before contrast
 NUMBER = re.compile(
     r"[rsvmdwx]?\d+[a-z]?|\d+(?:p\d+)?mm|\d+x\d+(?:x\d+)?(?:mm)?|(?:run|ses|tp|time|visit|week|fu)\d+|iso\d+mm?"
 )
@@ -80,10 +83,12 @@ LABEL = re.compile(
     r"seg\w*|\w+seg|\w*segmentations?|\w*masks?\d*|msk|label(?:s|led|map)?|rois?|voi|dseg|gt|groundtruth|truth"
 )
 LESION_LABEL = re.compile(
-    r"lesions?|wmh|wml|les|tumou?rs?|infarct|consensus|annotation|delineation|contours?|gtv|manual"
+    r"lesions?|wmh|wml|les\d*|tumou?rs?|infarct|stroke|plaques?|h(?:a)?ematoma|consensus|annot\w*|delineations?|"
+    r"contours?|gtv|manual|o?edema|necrosis|necrotic|core|wt|tc|et|ncr|expert\d*|rater\d*|reader\d*"
 )
-"""Words that name a lesion, and by themselves perhaps its outline; at the start of a name they belong to an id."""
-LESION = re.compile(r"lesion|tumou?r|wmh|wml|glioma|stroke|infarct|metasta|gtv|pathology|o?edema|^les$|^gt$|truth")
+LESION_BEFORE = re.compile(r"lesions?|wmh|tumou?rs?")
+"""Words that name a lesion, and by themselves perhaps its outline; the second, before a modality too."""
+LESION = re.compile(r"lesion|tumou?r|wmh|wml|glioma|stroke|infarct|metasta|gtv|pathology|^les$|^gt$|truth")
 NOT_LESION = re.compile(
     r"brain|skull|^bet|hdbet|synthstrip|aseg|aparc|ribbon|tissue|parenchyma|parc|^head$|icv|tiv|cerebell|ventric|hippoc|"
     r"^(gm|wm|csf|air|eyes?|face|deface\w*|fov|strip\w*|ss|robex)$"
@@ -149,10 +154,10 @@ def read_name(path: PathLikeStr) -> FileName:
 @lru_cache(4096)
 def _read_name(stem: str, folder: str) -> FileName:
     text = _without_folder(stem, folder)
-    entities, text = _take_entities(text)
+    entities, text = _take_entities(WITHOUT_C.sub("__", text))
     words = [m for m in _WORD.finditer(text)]
     mentions = list(_MENTION.finditer(text))
-    return _label_name(stem, words, entities) or _image_name(stem, words, mentions, entities)
+    return _label_name(stem, words, entities, mentions) or _image_name(stem, words, mentions, entities)
 
 
 def _without_folder(stem: str, folder: str) -> str:
@@ -173,12 +178,20 @@ def _take_entities(text: str) -> tuple[dict[str, str], str]:
     return found, text
 
 
-def _label_name(stem: str, words: list[re.Match[str]], entities: dict[str, str]) -> FileName | None:
+def _label_name(
+    stem: str, words: list[re.Match[str]], entities: dict[str, str], mentions: list[re.Match[str]]
+) -> FileName | None:
     """Return the name of a mask or segmentation; None for any other file."""
     said = [w[0].lower() for w in words]
+    image = mentions[0].start() if mentions else -1  # before it, most words belong to an id, and the first always
     made_of = [entities[k].lower() for k in ("label", "desc", "atlas", "seg") if k in entities]
-    id_word = len(said) > 1 and words[0].start() == 0  # "lesion_001_flair" is no lesion
-    at = [k for k, w in enumerate(said) if LABEL.fullmatch(w) or (k >= id_word and LESION_LABEL.fullmatch(w))]
+    at = [
+        k
+        for k, (word, w) in enumerate(zip(said, words))
+        if LABEL.fullmatch(word)
+        or (w.start() > image and LESION_LABEL.fullmatch(word))
+        or (w.start() > 0 and LESION_BEFORE.fullmatch(word))
+    ]
     if not at and not {"label", "atlas", "seg"} & entities.keys():
         return None
     first = at[0] if at else len(said) - 1
@@ -244,11 +257,13 @@ def _doubtful_words(kind: str, before: list[str], after: list[str], values: list
     doubt = [w for w in (*before, *values) if w in OTHER_IMAGES or (w == "post" and kind == "t1" and not agent)]
     doubt += before[-1:] if before[-1:] in (["to"], ["in"]) else []
     sequences = T1_SEQUENCES if kind in ("t1", "t1ce") else FLAIR_SEQUENCES if kind == "flair" else frozenset()
-    known = HARMLESS | STRIPPED | PLACES | sequences | ({"post", "with", "mit"} if agent else set())
+    known = HARMLESS | STRIPPED | PLACES | sequences | ({"post"} if agent else set())
     for word, following in zip(after, [*after[1:], ""]):
-        if (word in ("to", "in", "into", "on", "2") and following in PLACES) or (
-            word in NEGATIONS and AGENT.fullmatch(following)
-        ):
+        if word in BEFORE_PLACES and following in PLACES:
+            continue
+        if word in NEGATIONS | BEFORE_AGENT and AGENT.fullmatch(following):
+            continue
+        if word == "fat" and following.startswith(("sat", "sup")):
             continue
         spoken_for = NUMBER, AGENT, POST_AGENT, NO_AGENT
         if word not in known and not any(pattern.fullmatch(word) for pattern in spoken_for):

@@ -57,6 +57,8 @@ ENTITY = re.compile(
 )
 LATER = re.compile(
     rf"[-_. ]+(?:(?:{_NUMBERED})[-_ ]?\d+[a-z]?(?:[-_]\d)?|(?:{_ALONE})\d*|[vt]\d+|(?<=\d[-_. ])[mdwy]\d+|"
+    rf"\d+[-_ ]?(?:months?|mo|weeks?|wks?|days?|years?|yrs?|[mwdy])|first|second|third|last|early|late|"
+    rf"[1-4](?:st|nd|rd|th)|"
     rf"{_MADE}|{_DATE})$",
     re.I,
 )
@@ -74,7 +76,10 @@ VISIT = re.compile(
     re.I,
 )
 """A whole name that says when, and not who: that of a folder in a patient's folder."""
-COUNTED = re.compile(r"(.*(?<!\d)(?!(?:19|20)\d\d[-_. ])\d{2,})[-_. ]+(?:0?[1-9]|[a-d])", re.I)
+_NO_YEAR = r"(?<!\d)(?!(?:19|20)\d\d[-_. ])"
+COUNTED = re.compile(
+    rf"(?P<a>.*{_NO_YEAR}\d+)[-_. ]+(?:[1-9]|[a-d])|(?P<b>.*{_NO_YEAR}\d{{2,}})(?:[-_. ]+0[1-9]|[a-d])", re.I
+)
 """A small number or letter behind a longer number: perhaps a visit of one person, perhaps another person."""
 
 
@@ -93,8 +98,8 @@ def subject_of(id: str, subjects: Subjects | None = None) -> str:
     if person := known_subject(id):
         return person
     person = without_time(id)
-    number = COUNTED.fullmatch(person)
-    return number[1] if number else person
+    number = COUNTED.fullmatch(person) if not VISIT.fullmatch(person) else None
+    return number["a"] or number["b"] if number else person
 
 
 def known_subject(id: str) -> str:

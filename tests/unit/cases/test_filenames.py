@@ -55,6 +55,13 @@ def names(text):
     P1_T1_PostGAD t1ce
     P1_t1_mprage_KM t1ce
     P1_T1_with_contrast t1ce
+    T1_axial_post_contrast_fat_sat t1ce
+    T1_nach_KM t1ce
+    P1-T1-C t1ce
+    P1_T1_C- t1
+    P1_T1_-C t1
+    sub-01_acq-preContrast_T1w t1
+    P_TC_01_flair flair
     P1_GADO_T1 t1ce
     sub-1_acq-postcontrast_T1w t1ce
     sub-1_desc-postgad_T1w t1ce
@@ -94,6 +101,7 @@ def test_plain_images(name, modality):
     p_t1ce_anomaly anomaly
     P1_T1_smith smith
     P1_T1_e2 e2
+    T1_fat fat
     """),
 )
 def test_words_that_leave_doubt_are_named(name, doubt):
@@ -121,6 +129,10 @@ def test_words_that_leave_doubt_are_named(name, doubt):
     x_roi label
     x_mask label
     x_tumor label
+    x_core label
+    FLAIR_expert1 label
+    mask_P1 label
+    lesion_P1 seg
     IXI012-HH-1211_labels label
     training01_01_mask1 label
     p_segmentation label

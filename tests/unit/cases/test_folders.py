@@ -242,7 +242,7 @@ BALL, BRAIN = volumes()[1], volumes(lesion=False)[0] > 0
 NEXT_TO_NOTHING = np.zeros_like(BALL)
 
 
-@pytest.mark.parametrize("name", ["dseg", "roi", "mask", "labels", "LesionSeg-T1"])
+@pytest.mark.parametrize("name", ["dseg", "roi", "mask", "labels", "LesionSeg-T1", "core", "flair_expert1", "final"])
 def test_what_may_be_a_lesion_stops_what_relies_on_health(tmp_path, name):
     path = put(tmp_path, "h", **{name: BALL, "seg_lesion": BALL} if name == "LesionSeg-T1" else {name: BALL})
     case = Case.load(path)
@@ -259,6 +259,14 @@ def test_what_may_be_a_lesion_stops_what_relies_on_health(tmp_path, name):
 )
 def test_masks_of_brains_and_empty_ones_are_no_lesion(tmp_path, masks):
     path = put(tmp_path, "h", **masks)
+    check_no_lesion(Case.load(path), path)
+
+
+def test_other_images_beside_it_are_no_lesion(tmp_path):
+    path = put(tmp_path, "h")
+    noise = np.random.default_rng(0).integers(0, 200, BALL.shape)
+    for name, image in (("swi", noise), ("T2_ADC", noise / 7)):
+        nib.save(nib.Nifti1Image(image.astype(np.float32), AFFINE), path / f"h_{name}.nii.gz")
     check_no_lesion(Case.load(path), path)
 
 

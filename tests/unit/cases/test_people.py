@@ -43,6 +43,11 @@ TOGETHER = """
     20190101_P1 20200131_P1
     P1_m06 P1_m12
     patient_001_1 patient_001_2
+    P1_1 P1_2
+    P1_a P1_b
+    12a 12b
+    C01_6months C01_12months
+    P1_1st P1_2nd
     p1 p1_healthy_twin
 """
 APART = """
@@ -62,6 +67,8 @@ APART = """
     site_01_005 site_01_006
     study1_005 study2_005
     study2019_1 study2019_2
+    c1_01 c1_02
+    2019-01-01 2019-01-02
     visit_1 visit_2
     test_01 test_02
     Wang_Fu Wang_Mo
