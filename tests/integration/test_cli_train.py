@@ -284,7 +284,7 @@ def test_a_decoder_that_does_not_fit(run, store, tmp_path, monkeypatch, back, mo
     [
         ("toy", ["--modalities", "a,b"], "toy knows one pair of modalities only: leave --modalities out"),
         ("cycle", ["--modalities", "flair"], "t1 is not among the modalities of the network, flair"),
-        ("cycle", ["--modalities", "flair,t1,pd"], "no modality pd"),
+        ("cycle", ["--modalities", "flair,t1,pd"], "unknown modality 'pd'"),
         ("cycle", ["--modalities", "flair,t1,t1ce"], "no modality t1ce"),
         ("cycle", ["--modalities", "flair,t1,t1"], "two or more different modalities, got flair, t1, t1"),
         ("cycle", ["--modalities", "flair,t2"], "t1 is not among the modalities of the network, flair, t2"),

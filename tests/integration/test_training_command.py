@@ -100,7 +100,7 @@ def test_killed(store, undisturbed, tmp_path):
     out = tmp_path / "run"
 
     def unfinished():
-        return list(out.glob("checkpoints/.step-*.part"))
+        return list(out.glob("checkpoints/.mmccd-*.part"))
 
     for before, sign_of_life, threads in (
         (SLOW_STEPS, (out / "log.csv").exists, 2),
