@@ -13,6 +13,7 @@ MOST_AREA = 260.0  # square centimetres; hardly a brain has more on one axial sl
 MOST_BOX = 0.9  # share of its box that a brain may fill
 LEAST_KEPT = 0.8  # share of what differs from the background that should lie in large pieces
 UNMEASURED = 0.01  # share of the brain: larger regions of 0 are named and left out of statistics
+ENCLOSED = 0.03  # share of the brain: so much must be 0 within axial slices, not to be taken for ventricles
 REGION = 4.0  # millimetres: such a region reaches so far within an axial slice, each way from its middle
 LEAST_INSIDE, MOST_LESION = 0.75, 0.75  # share of the lesion in the brain, and of the brain that is lesion
 MOST_NEGATIVE = 0.95  # share of the brain: more negative voxels are named
@@ -185,8 +186,8 @@ def check_lesion(lesion: np.ndarray | None, brain: np.ndarray) -> list[str]:
 def unmeasured(v: np.ndarray, brain: np.ndarray, affine: np.ndarray) -> np.ndarray | None:
     """Return where a modality is background within the brain because it was not measured there.
 
-    A region counts that reaches the outside of the brain within its axial slice (a ventricle does not) and is more
-    than a thin rim; a modality may cover fewer slices than the others, or be cut.
+    A region counts that is more than a thin rim and reaches the outside of the brain within its axial slice, or is
+    larger than ventricles that are 0; a modality may cover fewer slices than the others, be cut, or have a gap.
 
     Args:
         v: the modality (x, y, z).
@@ -201,7 +202,9 @@ def unmeasured(v: np.ndarray, brain: np.ndarray, affine: np.ndarray) -> np.ndarr
     missing, n = brain & (without_background(v) == 0), np.count_nonzero(brain)
     if not n or np.count_nonzero(missing) < UNMEASURED * n:
         return None
-    missing &= ~fill_slices(brain & ~missing)
+    enclosed = missing & fill_slices(brain & ~missing)
+    if np.count_nonzero(enclosed) < ENCLOSED * n:  # a ventricle may be 0
+        missing &= ~enclosed
     steps = [np.arange(-int(REGION / s), int(REGION / s) + 1) * s for s in np.linalg.norm(affine[:3, :2], axis=0)]
     disc = np.hypot(*np.meshgrid(*steps, indexing="ij"))[..., None] <= REGION
     if np.count_nonzero(ndimage.binary_opening(missing, disc)) < UNMEASURED * n:

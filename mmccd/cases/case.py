@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from mmccd.cases.brain import brain_mask, check_brain, check_lesion, check_values, unmeasured
+from mmccd.cases.brain import brain_mask, check_brain, check_lesion, check_values, unmeasured, without_background
 from mmccd.cases.grid import Grid, check_same_grid
 from mmccd.cases.names import case_id, find_files
 from mmccd.cases.nifti import read_labels, read_volume, write_nifti
 from mmccd.errors import file_error
 from mmccd.files import user_path
-from mmccd.intensity import DEFAULT, normalise
+from mmccd.intensity import BACKGROUND, DEFAULT, normalise
 from mmccd.phantom import Phantom
 from mmccd.slices import to_slices
 
@@ -184,8 +184,10 @@ class Case:
         """
         if modality not in self.volumes:
             raise ValueError(f"Case {self.id} has no {modality}, only {', '.join(self.volumes)}.")
-        name = f"{modality} of {self.id}"
-        return normalise(self.volumes[modality], self.measured(modality), method, name, modality)
+        volume, name = self.volumes[modality], f"{modality} of {self.id}"
+        if method in BACKGROUND:
+            volume = without_background(volume)  # "published" rests on what is above 0
+        return normalise(volume, self.measured(modality), method, name, modality)
 
     def measured(self, modality: str) -> np.ndarray:
         """Return where in the brain a modality was measured, bool (x, y, z)."""

@@ -220,6 +220,7 @@ def nifti_image(array: np.ndarray, grid: Grid) -> nib.Nifti1Image:
         return image
     header = grid.image.header_class()
     header.set_data_dtype(array.dtype)
+    header.set_data_shape(array.shape)  # which also resets what the geometry sets
     for k, value in grid.geometry.items():
         header[k] = value
     return grid.image(array, None, header)

@@ -162,6 +162,13 @@ def test_a_slab_that_was_not_measured_is_found(part, background):
     assert_array_equal(unmeasured(cut(part, background), BRAIN, MM4), expected & BRAIN)
 
 
+def test_a_block_of_zeros_inside_is_found_where_it_is_no_ventricle():
+    block = np.zeros(SHAPE, bool)
+    block[12:26, 14:30, 8:16] = True
+    found = unmeasured(cut(block), BRAIN, MM4)
+    assert_array_equal(found, block & BRAIN)
+
+
 @pytest.mark.parametrize("affine", [np.diag([1.0, 1, 1, 1]), np.diag([-1.0, -1, 5, 1])])
 def test_ventricles_and_rims_are_no_unmeasured_regions(affine):
     assert unmeasured(head(), BRAIN, affine) is None
@@ -204,3 +211,11 @@ def test_errors_name_the_case(tmp_path):
     case.volumes["flair"][case.brain] = 5
     with pytest.raises(ValueError, match=r"flair of p: at least half of its brain has the value 5"):
         case.normalised("flair")
+
+
+def test_published_normalisation_does_not_depend_on_the_background(tmp_path):
+    for background in (0, -1024):
+        (tmp_path / str(background)).mkdir()
+    a = write(tmp_path / "0", flair=np.where(BRAIN, head() + 1024, 0).astype(np.float32))
+    b = write(tmp_path / "-1024", flair=np.where(BRAIN, head(), -1024).astype(np.float32))
+    assert_array_equal(a.normalised("flair", "published"), b.normalised("flair", "published"))

@@ -253,6 +253,13 @@ def test_two_voxel_sizes_in_one_header_are_noted(tmp_path):
         assert mended(tmp_path, put(PLAIN, 80, "f", nothing)).notes == ()
 
 
+@pytest.mark.parametrize("rest", [0, 1, 2.5])
+def test_what_lies_behind_the_third_axis_is_kept(tmp_path, rest):
+    grid = mended(tmp_path, put(PLAIN, 92, "4f", *[rest] * 4))
+    write_nifti(IMAGE, grid, tmp_path / "out.nii.gz")
+    assert_array_equal(nib.load(tmp_path / "out.nii.gz").header["pixdim"], [1, 1, 1, 2, *[rest] * 4])
+
+
 @pytest.mark.parametrize(("unit", "factor"), [(1, 1e-3), (3, 1e3), (0, 1), (2, 1), (10, 1), (7, 1)])
 def test_a_unit_other_than_millimetres_counts(tmp_path, unit, factor):
     image = nib.Nifti1Image(IMAGE.astype(np.int16), np.diag([factor, factor, factor, 1]) @ AFFINE)
