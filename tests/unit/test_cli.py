@@ -228,7 +228,7 @@ def test_a_rebuilt_line_is_short_and_has_the_device():
 
 def test_every_option_comes_back():
     "Also those that nobody thought of: each field, with another value than its own."
-    others = {bool: True, int: 9, float: 0.5, str: "t2", Path: Path("x y"), list: [Path("a"), Path("b c")]}
+    others = {bool: True, int: 9, float: 60.5, str: "t2", Path: Path("x y"), list: [Path("a"), Path("b c")]}
     for options in (PhantomOptions, PrepareOptions, TrainOptions, DetectOptions, EvaluateOptions, BenchmarkOptions):
         values = {}
         for name, hint in get_type_hints(options).items():
