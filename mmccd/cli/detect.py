@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -74,6 +74,11 @@ class DetectOptions(Options):
             show_default=False,
         ),
     ] = None
+
+
+def command_for_record(options: DetectOptions) -> str:
+    """Return the command line without what has no influence on a case's result: the same result, the same record."""
+    return command_line(replace(options, out=Path("OUT"), skip_existing=False, overwrite=False, json=""))
 
 
 def infer_modality(paths: Sequence[str | Path]) -> str:
@@ -167,7 +172,7 @@ def detect(options: DetectOptions) -> int:
             overwrite=options.overwrite,
             progress=True,
             post=post,
-            command=command_line(options),
+            command=command_for_record(options),
         )
     put_json(result, options.json)
     calibrated = (detector.calibration or {}).get("notes", ()) if options.healthy else ()

@@ -293,9 +293,10 @@ def test_a_lock_that_is_a_link(cases, tmp_path, run):
 
 
 def test_the_record_has_the_command(cases, tmp_path, run):
-    assert run("detect", cases / "c0", "--out", tmp_path / "out", "--seed", 3)[0] == 0
-    record = json.loads((tmp_path / "out/c0/c0_detect.json").read_text())
-    assert record["command"] == f"mmccd detect {cases / 'c0'} --out {tmp_path / 'out'} --seed 3"
+    for out, *more in (("a",), ("b", "--overwrite"), ("b", "--skip-existing"), ("c", "--json", tmp_path / "j.json")):
+        assert run("detect", cases / "c0", "--out", tmp_path / out, "--seed", 3, *more)[0] == 0
+        record = json.loads((tmp_path / out / "c0/c0_detect.json").read_text())
+        assert record["command"] == f"mmccd detect {cases / 'c0'} --out OUT --seed 3"
     assert record["mmccd"]
     assert record["weights"] == "threshold-flair"
 
