@@ -8,7 +8,7 @@ NAME   ?=
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo check test test-slow lint types test-sync test-unit test-notebooks test-wheel test-rest \
+.PHONY: help demo check test test-slow campaign lint types test-sync test-unit test-notebooks test-wheel test-rest \
   notebooks clean
 
 help:       ## this list
@@ -48,7 +48,10 @@ test-rest: $(VENV)/.dev ## all other tests: whole commands, recipes, the browser
 	$(PYTEST) -m "not slow" --ignore=tests/unit tests
 
 test-slow: $(VENV)/.dev ## what is left out of `make test` because something smaller protects the same
-	$(PYTEST) -m slow tests
+	$(PYTEST) -m slow --ignore=tests/campaign tests
+
+campaign: $(VENV)/.dev ## a campaign of faults: damaged files, killed runs, full disks; MMCCD_CAMPAIGN_SEED=N repeats one
+	OMP_NUM_THREADS=1 MPLBACKEND=Agg HF_HUB_OFFLINE=1 $(PY) -m pytest -q -m slow tests/campaign
 
 notebooks: $(VENV)/.dev ## export, run in place, clean, README; one only: make notebooks NAME=01d_phantom
 	$(PY) tools/in_sync.py --write
