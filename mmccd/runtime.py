@@ -7,6 +7,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from types import FrameType
 
 from mmccd.errors import display_name
 
@@ -72,6 +73,33 @@ def sigterm_as_interrupt() -> Iterator[None]:
     finally:
         for s, handler in old.items():
             signal.signal(s, handler)
+
+
+@contextmanager
+def interrupts_later() -> Iterator[None]:
+    """Let the first signal that asks this process to stop wait until the end; the second one is not kept waiting.
+
+    For work that a library does in threads of its own, which would go on where an exception has left it. In another
+    thread than the main one, where signals cannot be handled, nothing changes.
+    """
+    waiting: list[int] = []
+
+    def keep(number: int, frame: FrameType | None) -> None:
+        if waiting:
+            old[number](number, frame)
+        waiting.append(number)
+
+    in_main = threading.current_thread() is threading.main_thread()
+    old = {s: h for s in STOPPING if in_main and callable(h := signal.getsignal(s))}
+    for number in old:
+        signal.signal(number, keep)
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+        if waiting:
+            old[waiting[0]](waiting[0], None)
 
 
 def derive_seed(*words: object) -> int:

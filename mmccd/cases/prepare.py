@@ -43,7 +43,7 @@ from mmccd.intensity import BACKGROUND, DEFAULT, check_method, normalise
 from mmccd.phantom import make_phantom
 from mmccd.pools import ProcessPool
 from mmccd.progress import track
-from mmccd.runtime import single_thread
+from mmccd.runtime import interrupts_later, single_thread
 from mmccd.slices import (
     FOV,
     MIN_BRAIN,
@@ -198,7 +198,7 @@ def write_case(place: Place, id: str, images: np.ndarray, masks: np.ndarray, rec
     import zarr
 
     store, stored = open_place(place, write=True), 0
-    with store_errors(place), put_in_place(place, id) as path:
+    with interrupts_later(), store_errors(place), put_in_place(place, id) as path:  # zarr writes in threads
         group = zarr.create_group(store, path=path, overwrite=True)  # whatever half a case was there
         for name, a in dict(images=images, masks=masks).items():
             if not len(a):
@@ -325,7 +325,7 @@ def store_group(place: Place, recipe: Recipe, new: bool) -> Iterator[None]:
     import zarr
 
     if is_url(place):
-        with store_errors(place):
+        with interrupts_later(), store_errors(place):
             if new:
                 zarr.create_group(open_place(place, write=True), attributes=sealed("recipe", recipe))  # in one piece
         yield
@@ -334,7 +334,7 @@ def store_group(place: Place, recipe: Recipe, new: bool) -> Iterator[None]:
         if new != (read_store(place) is None):
             raise ValueError(f"Another process has just begun the store {display_name(place)}: run it again to go on.")
         remove_leftovers(folder)
-        with store_errors(place):
+        with interrupts_later(), store_errors(place):
             for path in folder.glob("zarr.*.partial"):
                 path.unlink()  # of zarr in a process that was killed
             if new:

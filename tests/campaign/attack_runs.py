@@ -69,7 +69,7 @@ def stopped(work: Path, rng: random.Random, scale: float, name: str) -> Ledger:
         run.wait(moment)
         run.send(number)
         found = run.end()
-        fault = found.fault(0, 128 + number)
+        fault = found.fault(0, 128 + number, -number)  # -number: before the command had begun to listen
         hidden = (
             [n for n in snapshot(scene.out) if "/." in f"/{n}" or n.endswith(".part")] if scene.out.exists() else []
         )

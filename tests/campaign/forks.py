@@ -49,7 +49,7 @@ class Outcome:
             return f"traceback: {self.err.strip()[-300:]}"
         if self.code not in codes:
             return f"exit code {self.code}: {self.err.strip()[-300:]}"
-        if self.code and not last.startswith("mmccd: "):
+        if self.code > 0 and not last.startswith("mmccd: "):
             return f"exit code {self.code} without a sentence: {self.err.strip()[-300:]}"
         return ""
 

@@ -3,6 +3,7 @@
 import json
 import random
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from toy_cases import tree, write_case
 
 from mmccd.cases.prepare import prepare
-from mmccd.cases.records import claimed_size, read_records, sealed
+from mmccd.cases.records import claimed_size, read_records, sealed, slice_checks
 from mmccd.cases.store import SliceStore
 
 OPTIONS = dict(size=8, fov=28.0, min_brain=1.0, progress=False)
@@ -388,6 +389,24 @@ def test_a_killed_write_leaves_the_case_that_was_there(store, whole, tmp_path, m
         with pytest.raises(KeyboardInterrupt):
             prepare(raw, store, **OPTIONS)
     assert tree(store) == before
+
+
+def test_a_signal_waits_until_a_case_is_written(whole, tmp_path, monkeypatch):
+    "Threads of zarr would go on writing into what has been cleared up."
+    real = slice_checks
+
+    def signalled(*arrays):
+        signal.raise_signal(signal.SIGINT)
+        return real(*arrays)
+
+    monkeypatch.setattr("mmccd.cases.prepare.slice_checks", signalled)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(whole / "raw", tmp_path / "s", **OPTIONS, jobs=1)
+    assert tree(tmp_path / "s/c0") == tree(whole / "s/c0")
+    assert not list(tmp_path.rglob("*.part"))
+    monkeypatch.undo()
+    prepare(whole / "raw", tmp_path / "s", **OPTIONS, jobs=1)
+    assert tree(tmp_path / "s") == tree(whole / "s")
 
 
 def test_the_folder_of_a_user_stays(whole, tmp_path):
