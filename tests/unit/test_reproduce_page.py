@@ -86,7 +86,7 @@ def test_the_work_is_what_the_networks_do():
     batch = {m: torch.where(brain, 0.0, -1.0) for m in ("flair", "t2")} | {"brain": brain}
     plan = Plan("x", preset="gpu", pairs=(("flair", "t2"),))
     said = {name.split(",")[0]: float(cells[0]) for name, cells in table_below("What it takes").items()}
-    nets = {m: untrained(plan, m, {"size": 128, "normalisation": "tukey"}) for m in plan.trained}
+    nets = {m: untrained(plan, m, {"size": 128, "fov": 240.0, "normalisation": "tukey"}) for m in plan.trained}
     load_frozen_decoder(nets["mmccd"], nets["cycle"])
     assert set(said) == {METHODS[m].title for m in nets} | {"all"}
     for m, d in nets.items():

@@ -126,6 +126,7 @@ def nan():
 SHIFTED = WIDE + np.array([[0, 0, 0, 9.0]] + [[0] * 4] * 3)
 
 
+NOISE = np.random.default_rng(0).integers(1, 9, volumes()[0].shape)  # as in the air around a head
 BAD = {
     "empty": (lambda a: {"Ann_flair.nii.gz": b""}, "Ann_flair.nii.gz", "empty"),
     "text": (lambda a: {"Ann_flair.nii": b"patient, date"}, "Ann_flair.nii", "not a NIfTI"),
@@ -158,7 +159,7 @@ BAD = {
     ),
     "segmentation": (lambda a: {"Ann_seg.nii.gz": a["Ann_seg.nii.gz"]}, "Ann_seg.nii.gz", "segmentation"),
     "no names": (lambda a: {"a.nii.gz": a["Ann_t1.nii.gz"], "b.nii.gz": a["Ann_t1.nii.gz"]}, "modality", "ID_flair"),
-    "skull": (lambda a: {"Ann_flair.nii": nifti(volumes()[0] + 3)}, "background", "skull"),
+    "skull": (lambda a: {"Ann_flair.nii": nifti(volumes()[0] + NOISE)}, "background", "skull"),
     "flat": (lambda a: {"Ann_flair.nii": nifti(volumes()[0] > 0)}, "flair of Ann", "half of its brain"),
     "picture": (lambda a: {"Ann_flair.png": b"PNG"}, "Ann_flair.png", "NIfTI"),
     "long name": (lambda a: {"a" * 300 + ".nii.gz": a["Ann_t1.nii.gz"]}, "a" * 20, ""),
