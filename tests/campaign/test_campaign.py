@@ -12,7 +12,7 @@ from ledger import HEAD
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def ledgers(request, tmp_path_factory):
     "What came of all kinds that are selected."
     names = {i.callspec.params["kind"] for i in request.session.items if i.path == request.path}
