@@ -31,7 +31,7 @@ os.environ |= {"MPLBACKEND": "Agg", "HF_HUB_OFFLINE": "1"}
 
 import attack_files  # noqa: E402
 import attack_runs  # noqa: E402
-from forks import Fork, warm  # noqa: E402
+from forks import Fork, Outcome, warm  # noqa: E402
 from ledger import HEAD, Ledger  # noqa: E402
 
 SEED_VARIABLE = "MMCCD_CAMPAIGN_SEED"
@@ -84,19 +84,27 @@ def campaign(names: Collection[str], seed: int, scale: float, jobs: int, work: P
     """
     warm()
     waiting, running = [n for n in ATTACKS if n in names], {}
-    while waiting or running:
-        while waiting and len(running) < jobs:
-            name = waiting.pop(0)
-            running[name] = Fork(partial(one_kind, name, seed, scale, work))
-        time.sleep(0.05)
-        for name, fork in list(running.items()):
-            if fork.running() and time.monotonic() - fork.began < LONGEST:
-                continue
-            found = running.pop(name).end(0)
-            if found.value is None:
-                broken = Ledger(name, seconds=found.seconds)
-                broken.note("the campaign itself", "", f"ended with {found.code}: {found.err.strip()[-400:]}")
-            yield name, Ledger.from_json(found.value) if found.value else broken
+    try:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                name = waiting.pop(0)
+                running[name] = Fork(partial(one_kind, name, seed, scale, work))
+            time.sleep(0.05)
+            for name, fork in list(running.items()):
+                if not fork.running() or time.monotonic() - fork.began > LONGEST:
+                    yield name, ledger_of(name, running.pop(name).end(0))
+    finally:
+        for fork in running.values():
+            fork.end(0)
+
+
+def ledger_of(name: str, found: Outcome) -> Ledger:
+    """The ledger of a kind from the fork that did it; that the fork failed is a loss, too."""
+    if found.value:
+        return Ledger.from_json(found.value)
+    ledger = Ledger(name, seconds=found.seconds)
+    ledger.note("the campaign itself", "", f"ended with {found.code}: {found.err.strip()[-400:]}")
+    return ledger
 
 
 def report(seed: int, ledgers: Collection[Ledger], command: str, seconds: float) -> dict[str, Any]:
