@@ -1,11 +1,12 @@
 """What every other module relies on: threads, seeds and words for numbers."""
 
+import signal
 import threading
 
 import pytest
 import torch
 
-from mmccd.runtime import single_thread
+from mmccd.runtime import interrupted_code, interrupts_later, sigterm_as_interrupt, single_thread
 
 
 @pytest.fixture
@@ -63,3 +64,20 @@ def test_two_python_threads_inside_at_once(first_to_leave):
     assert inside == {"first": 1, "second": 1}
     assert after == {"first": 4, "second": 4}
     assert torch.get_num_threads() == in_new_thread(torch.get_num_threads) == 4
+
+
+def test_the_first_signal_waits_and_the_second_does_not():
+    done = []
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), interrupts_later():
+        signal.raise_signal(signal.SIGINT)
+        done.append("after the first")
+        signal.raise_signal(signal.SIGINT)
+        done.append("after the second")
+    assert done == ["after the first"]
+    assert signal.getsignal(signal.SIGINT) == before
+    with pytest.raises(KeyboardInterrupt), sigterm_as_interrupt(), interrupts_later():
+        signal.raise_signal(signal.SIGTERM)
+        done.append("after SIGTERM")
+    assert done[1:] == ["after SIGTERM"]
+    assert interrupted_code() == 143
