@@ -24,6 +24,7 @@ from mmccd.training.checkpoint import (
     checkpoint_step,
     explained_write_errors,
     newest_intact,
+    remove_older,
 )
 from mmccd.training.data import TrainingData
 from mmccd.training_loop import OPTIONS, TrainConfig, describe_data, without_labels
@@ -289,7 +290,11 @@ def open_run(out: Path, about: Record, resume: bool, warn: Callable[[str], objec
                 "another folder"
             )
 
-    return newest_intact(out, warn, check), record
+    newest = newest_intact(out, warn, check)
+    if newest:
+        with explained_write_errors(out):
+            remove_older(out, newest)  # if the run was killed between a checkpoint and this
+    return newest, record
 
 
 def is_lost(out: Path, record: Record, warn: Callable[[str], object]) -> bool:

@@ -9,7 +9,7 @@ import torch
 from toy_training import QUICK, Toy, detector
 
 from mmccd.files import hash_file
-from mmccd.training.checkpoint import ChecksummedCheckpointIO, check_content, checkpoint_path
+from mmccd.training.checkpoint import ChecksummedCheckpointIO, check_content, checkpoint_path, checkpoints
 from mmccd.training.record import WEIGHTS, describe_run, open_run, write_record
 
 ABOUT = describe_run(detector(), Toy(), Toy(8, seed=1), QUICK)
@@ -162,6 +162,14 @@ def test_weights_that_changed_after_the_end_are_written_again(run):
 
 
 # ---- what others left
+def test_killed_before_it_made_room(run):
+    "The oldest of three goes; what is newer than the one to go on from is damaged, and stays."
+    paths = [put(run, step, content(step)) for step in (4, 6, 8, 10)]
+    paths[-1].write_bytes(b"cut off")
+    assert open_run(run, ABOUT, True, lambda _: None)[0] == paths[2]
+    assert checkpoints(run) == paths[1:]
+
+
 def test_leftovers_of_ours_alone_are_removed(run):
     for name in (".train.json.part", ".log.csv.4711.part", "checkpoints/.step-0000004.ckpt.part"):
         (run / name).write_text("half")

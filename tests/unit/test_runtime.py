@@ -67,17 +67,18 @@ def test_two_python_threads_inside_at_once(first_to_leave):
 
 
 def test_the_first_signal_waits_and_the_second_does_not():
-    done = []
-    before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt), interrupts_later():
-        signal.raise_signal(signal.SIGINT)
-        done.append("after the first")
-        signal.raise_signal(signal.SIGINT)
-        done.append("after the second")
-    assert done == ["after the first"]
-    assert signal.getsignal(signal.SIGINT) == before
-    with pytest.raises(KeyboardInterrupt), sigterm_as_interrupt(), interrupts_later():
-        signal.raise_signal(signal.SIGTERM)
-        done.append("after SIGTERM")
-    assert done[1:] == ["after SIGTERM"]
+    done, before = [], signal.getsignal(signal.SIGINT)
+
+    def work(number):
+        with interrupts_later():
+            for i in (1, 2):
+                signal.raise_signal(number)
+                done.append(i)
+
+    with pytest.raises(KeyboardInterrupt):
+        work(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), sigterm_as_interrupt():
+        work(signal.SIGTERM)
+    assert done == [1, 1]
     assert interrupted_code() == 143
+    assert signal.getsignal(signal.SIGINT) == before
