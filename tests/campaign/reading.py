@@ -50,7 +50,8 @@ def unpacked(content: bytes) -> bytes:
     while content.startswith(b"\x1f\x8b"):
         stream = zlib.decompressobj(31)
         try:
-            parts.append(stream.decompress(content))
+            flags = bytes([content[3] & 0x1F]) if len(content) > 3 else b""  # reserved bits say nothing of the data
+            parts.append(stream.decompress(content[:3] + flags + content[4:]))
         except zlib.error as error:
             raise UnreadableError(str(error)) from error
         if not stream.eof:
