@@ -18,7 +18,7 @@ NIFTI = re.compile(r"\.(nii|NII)(\.(gz|GZ))?$")
 NAMES = dict(
     flair=r"(?:[23]d)?(?:t2w?[-_ .]?)?flair|t2f",
     t1=r"(?:[23]d)?t1[nw]?",
-    t1ce=r"(?:[23]d)?t1[-_ .]?(?:ce|c|gd|gad\w*)",
+    t1ce=r"(?:[23]d)?t1w?[-_ .]?(?:ce|c|gd|gad\w*|km|ks)",
     t2=r"(?:[23]d)?t2w?",
     seg=r"segm?",
 )
@@ -37,7 +37,8 @@ _HARMLESS = """
     middle sat sup suppressed suppression n3 n4 n4itk bias unbiased biascorr biascorrected bc bfc corr corrected
     norm normed normalized normalised znorm zscore whitestripe nyul histmatch denoised nlm filtered preproc
     preprocessed pp proc processed final clean defaced deface anon anonymized anonymised baseline bl followup follow
-    up fu preop postop visit time timepoint tp ses session day week month year run mm n k
+    up fu preop postop intraop br acpc dc restore restored visit time timepoint tp ses session day week month
+    year run mm n k
 """
 # what follows is known of T1 only, where it names the pulse sequence; gre of T2 is another contrast
 _T1_SEQUENCES = """
@@ -45,7 +46,7 @@ _T1_SEQUENCES = """
 """
 _FLAIR_SEQUENCES = "ir tirm dark fluid"
 _PLACES = """
-    sri sri24 mni mni152 mni305 icbm icbm152 tal talairach template atlas standard std native iso
+    sri sri24 mni mni152 mni305 icbm icbm152 tal talairach template atlas standard std native iso middle halfway
 """
 _STRIPPED = """
     brain bet stripped skullstripped skullstrip skull strip ss synthstrip hdbet hd masked brainextracted
@@ -76,7 +77,7 @@ BEFORE_AGENT = frozenset({"with", "w", "mit", "nach", "after"})
 BEFORE_PLACES = frozenset({"to", "in", "into", "on", "2"})
 WITHOUT_C = re.compile(r"(?<=[_ ])-c(?=$|[_ ])|(?<![^\W_])c-(?=$|[_ ])", re.I)  # T1_C- is T1 before contrast
 NUMBER = re.compile(
-    r"[rsvmdwx]?\d+[a-z]?|\d+(?:p\d+)?mm|\d+x\d+(?:x\d+)?(?:mm)?|(?:run|ses|tp|time|visit|week|fu)\d+|iso\d+mm?"
+    r"[rsvmdwxp]?\d+[a-z]?|\d+(?:p\d+)?mm|\d+x\d+(?:x\d+)?(?:mm)?|(?:run|ses|tp|time|visit|week|fu)\d+|iso\d+mm?"
 )
 
 LABEL = re.compile(
@@ -96,7 +97,8 @@ NOT_LESION = re.compile(
 
 _ENTITY = re.compile(rf"({'|'.join(_ENTITIES.split())})-([A-Za-z0-9+.]+)")
 _MENTION = re.compile(
-    "(?<![^\\W_])(?:" + "|".join(f"(?P<{m}>{NAMES[m]})" for m in ("flair", "t1ce", "t1", "t2")) + ")(?![^\\W_])", re.I
+    "(?<![^\\W_])(?:" + "|".join(f"(?P<{m}>{NAMES[m]})" for m in ("flair", "t1ce", "t1", "t2")) + ")(?![^\\W_])(?!\\*)",
+    re.I,
 )
 _WORD = re.compile(r"\+c(?![^\W_])|(?<![^\W_])c\+|[^\W_]+", re.I)
 _PARTS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")

@@ -7,7 +7,7 @@ import numpy as np
 
 from mmccd.cases.case import Case
 from mmccd.cases.filenames import read_name
-from mmccd.cases.grid import check_same_grid
+from mmccd.cases.grid import check_same_grid, volume_ml
 from mmccd.cases.names import nifti_files, possible_lesions
 from mmccd.cases.nifti import read_labels
 from mmccd.errors import display_name
@@ -21,8 +21,9 @@ MOST_LABELS = 16
 def check_no_lesion(case: Case, path: str | PathLike[str]) -> None:
     """Refuse to take a case without a segmentation as healthy if a file beside its images may show a lesion.
 
-    A mask that is empty, or that covers most of the brain as brain masks and atlases do, shows none. A file whose name
-    says nothing counts if it is a label map: whole numbers, few of them, in less than half of the brain.
+    A mask that is empty, or that covers most of the brain as brain masks and atlases do, shows none, on whatever grid
+    it lies. A file whose name says nothing counts if it is a label map: whole numbers, few of them, in less than half
+    of the brain.
 
     Args:
         case: as it was read.
@@ -35,7 +36,7 @@ def check_no_lesion(case: Case, path: str | PathLike[str]) -> None:
         return
     named = possible_lesions(path)
     for file in [*named, *unnamed_files(path)]:
-        share, kinds = share_of_brain(file, case)
+        share, kinds = share_of_brain(file, case, anywhere=file in named)
         if kinds > 1 and share <= LARGEST_LESION and (file in named or kinds <= MOST_LABELS):
             raise ValueError(
                 f"Cannot take {case.id} as healthy: {display_name(file)} may show a lesion; if it does, call it "
@@ -43,18 +44,23 @@ def check_no_lesion(case: Case, path: str | PathLike[str]) -> None:
             )
 
 
-def share_of_brain(file: Path, case: Case) -> tuple[float, float]:
+def share_of_brain(file: Path, case: Case, anywhere: bool = False) -> tuple[float, float]:
     """Return which share of the brain a label map marks, and how many different labels it has (0 counts as one).
 
-    A file that is no label map, or does not fit the case, marks 0 with an infinite number of labels.
+    A file that is no label map, or lies on another grid, marks 1 with an infinite number of labels; with `anywhere`,
+    one on another grid marks as many millilitres as it has.
     """
     try:
         labels, grid = read_labels(file)
+        kinds = float(np.count_nonzero(np.bincount(labels.ravel(order="K"))))
+    except ValueError:
+        return 1.0, np.inf
+    try:
         check_same_grid(grid, file, case.grid, case.id)
     except ValueError:
-        return 0.0, np.inf
-    share = np.count_nonzero(labels[case.brain]) / max(1, np.count_nonzero(case.brain))
-    return float(share), float(np.count_nonzero(np.bincount(labels.ravel(order="K"))))
+        share = volume_ml(labels > 0, grid.affine) / max(volume_ml(case.brain, case.affine), 1e-9)
+        return (share, kinds) if anywhere else (1.0, np.inf)
+    return float(np.count_nonzero(labels[case.brain]) / max(1, np.count_nonzero(case.brain))), kinds
 
 
 def unnamed_files(path: str | PathLike[str]) -> list[Path]:

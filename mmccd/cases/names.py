@@ -9,7 +9,8 @@ from pathlib import Path
 
 from mmccd.anatomy import MODALITIES
 from mmccd.cases.filenames import NAMES, NIFTI, FileName, nfc, read_name
-from mmccd.cases.subjects import VISIT
+from mmccd.cases.folders import COPY, PLAIN, SCAN, WHAT, derived_files, nifti_files, related_files, subfolders
+from mmccd.cases.subjects import VISIT, known_subject
 from mmccd.errors import display_name, file_error
 from mmccd.files import user_path
 
@@ -17,12 +18,7 @@ PathLikeStr = str | PathLike[str]
 
 RESULT = re.compile(r"_(anomaly|segmentation)\.nii(\.gz)?$")  # what `detect` writes is no case
 NO_SUBJECTS = frozenset({"derivatives", "sourcedata", "code", "stimuli"})  # folders of a BIDS data set
-_COPIES = (
-    "anat bet brain derived dicom healthy_twin label labels mask masks mni native old orig original pre preprocessed "
-    "processed qc raw reg registered seg segmentation segmentations temp tmp work"
-)
-COPIES = frozenset(_COPIES.split())
-"""Folders in a patient's own, with other copies of the images."""
+LABELS = ("seg", "label")  # kinds of files that may show a lesion
 SHOWN = 3  # names in a note
 
 
@@ -41,24 +37,6 @@ def split_ending(path: PathLikeStr) -> tuple[str, str | None]:
     """Do the same for a name that ends in its modality; of any other the whole stem, and None."""
     name = read_name(path)
     return (name.before, name.modality) if name.ends else (name.stem, None)
-
-
-def nifti_files(folder: PathLikeStr) -> list[Path]:
-    """Return the NIfTI files that lie directly in a folder, sorted by name, without hidden ones.
-
-    Raises:
-        ValueError: if there is no such folder, or it cannot be opened.
-    """
-    folder = Path(folder)
-    if not folder.exists():
-        raise file_error(folder, "there is no such file or folder", "check the path")
-    if not folder.is_dir():
-        raise file_error(folder, "it is a file, not a folder", "name the folder of the case")
-    try:
-        paths = sorted(folder.iterdir())
-    except OSError as error:
-        raise file_error(folder, "the folder cannot be opened", "check its permissions") from error
-    return [p for p in paths if NIFTI.search(p.name) and not p.name.startswith(".") and (p.is_file() or not p.exists())]
 
 
 # ---- the files of a case
@@ -191,12 +169,19 @@ def single_file(path: Path, wanted: Sequence[str]) -> CaseFiles:
 
 
 def choose_truth(path: PathLikeStr, names: dict[Path, FileName], files: CaseFiles) -> None:
-    """Add the segmentation of the lesion, or a note that several files claim to be it."""
+    """Add the segmentation of the lesion, or a note that several files claim to be it.
+
+    Where none lies beside the images, the only one in the patient's other folders is it.
+    """
     try:
         files.seg = choose_claim(path, "seg", names)[0]
     except ValueError:
         said = ", ".join([p.name for p, name in names.items() if name.kind == "seg"][:SHOWN])
         files.notes.append(f"no segmentation is read, since several files claim to be it ({said})")
+        return
+    if not files.seg and not any(name.kind == "label" for name in names.values()):
+        elsewhere = [p for p in related_files(Path(path)) if read_name(p).kind == "seg"]
+        files.seg = elsewhere[0] if len(elsewhere) == 1 else None
 
 
 def possible_lesions(path: PathLikeStr) -> list[Path]:
@@ -214,12 +199,12 @@ def possible_lesions(path: PathLikeStr) -> list[Path]:
         found = {
             p: n for p, n in names.items() if n.stem.startswith(before) and not n.stem[len(before) :][:1].isalnum()
         }
-        return [p for p, n in found.items() if n.kind in ("seg", "label")]
+        return [p for p, n in found.items() if n.kind in LABELS]
     ours = {n.stem.removesuffix("_anomaly") for n in names.values() if n.stem.endswith("_anomaly")}  # from `detect`
     unsure = [p for p, n in names.items() if n.kind == "label" and n.stem.removesuffix("_segmentation") not in ours]
     segs = [p for p, n in names.items() if n.kind == "seg"]
     unsure += segs if len(segs) > 1 else []
-    return unsure + [p for p in derived_files(folder) if read_name(p).kind == "seg"]
+    return unsure + [p for p in (*related_files(folder), *derived_files(folder)) if read_name(p).kind in LABELS]
 
 
 def derivative_notes(folder: Path, images: dict[str, PathLikeStr]) -> list[str]:
@@ -231,18 +216,6 @@ def derivative_notes(folder: Path, images: dict[str, PathLikeStr]) -> list[str]:
                 f"{display_name(p)} is the one without skull: name its folder, if {name.modality} has its skull here"
             ]
     return []
-
-
-def derived_files(folder: Path) -> list[Path]:
-    """Return the NIfTI files in the same place as a BIDS subject's folder, but below derivatives."""
-    folder = Path(os.path.abspath(folder))
-    root = next((p.parent for p in (folder, *folder.parents) if p.name.startswith("sub-")), None)
-    if root is None:
-        return []
-    places = [root / "derivatives", *subfolders(root / "derivatives")]
-    return [
-        f for p in places if (p / folder.relative_to(root)).is_dir() for f in nifti_files(p / folder.relative_to(root))
-    ]
 
 
 def choose_files(
@@ -273,7 +246,8 @@ def no_images_error(folder: PathLikeStr, names: dict[Path, FileName] | None = No
     if doubtful := next((name.kind for name in names.values() if name.doubt), ""):
         return missing_error(folder, doubtful, names)
     if names:
-        return file_error(folder, "no NIfTI file in it is named after a modality", "name files like ID_flair.nii.gz")
+        todo = "name files like ID_flair.nii.gz, or name the image itself and say which by --input"
+        return file_error(folder, "no NIfTI file in it is named after a modality", todo)
     if aside := next((n for n in sorted(NO_SUBJECTS) if (Path(folder) / n).is_dir()), ""):
         wrong = f"it holds no NIfTI file outside {aside}, which is no subject's"
         return file_error(folder, wrong, f"name {Path(folder, aside)} if the images are there")
@@ -320,18 +294,30 @@ def one_modality(path: PathLikeStr, wanted: Sequence[str]) -> str:
 def case_id(path: PathLikeStr) -> str:
     """Return a name for the results of the case at `path`, in NFC: the folder's, or the file's without its modality.
 
-    Where the folder's name says only when, as `week-044` does, the name of the folder above goes before it.
+    Where the folder's name says only when, as `week-044` does, or what, as `pre` does, the name of the folder above
+    goes before it, and where it says no more than `nifti`, in its place.
     """
     path = Path(display_name(os.path.abspath(path)))
     if path.name == "healthy_twin":
         return f"{case_id(path.parent)}_healthy_twin"
     if path.name == "anat":
         return common_name(path)
-    if VISIT.fullmatch(path.name) and path.parent.name and not path.is_file():
-        return f"{case_id(path.parent)}_{nfc(path.name)}"
+    if path.parent.name and not path.is_file():
+        if PLAIN.fullmatch(path.name):
+            return case_id(path.parent)
+        if VISIT.fullmatch(path.name) or WHAT.fullmatch(path.name):
+            return f"{case_id(path.parent)}_{nfc(path.name)}"
+        if SCAN.fullmatch(path.name) and (person := common_person(path)):
+            return f"{person}_{path.name}"
     if path.is_dir() or not NIFTI.search(path.name):
         return nfc(path.name)
     return split_name(path)[0] or case_id(path.parent)
+
+
+def common_person(folder: Path) -> str:
+    """Return the person that the names of all files in a folder speak of, as public data sets write it; else ""."""
+    people = {known_subject(read_name(p).before) for p in folder.glob("*.nii*")}
+    return people.pop() if len(people) == 1 else ""
 
 
 def common_name(folder: PathLikeStr) -> str:
@@ -349,16 +335,6 @@ def common_name(folder: PathLikeStr) -> str:
     if common and common[0].startswith("sub-"):
         common = [w for w in common if w[:4] in ("sub-", "ses-")]
     return "_".join(common) or nfc(Path(folder).parent.name)
-
-
-def subfolders(folder: Path, links: bool = False) -> list[Path]:
-    """Return the visible folders in a folder, or the links to folders, sorted by name; none of one that is locked."""
-    try:
-        with os.scandir(folder) as entries:
-            names = [e.name for e in entries if e.name[0] != "." and e.is_symlink() == links and e.is_dir()]
-    except OSError:
-        return []  # whoever lists its files says so
-    return [folder / name for name in sorted(names)]
 
 
 def files_below(folder: PathLikeStr) -> Iterator[Path]:
@@ -406,7 +382,7 @@ def folder_kind(folder: Path) -> tuple[str, list[Path]]:
     own = here.name == "anat" or any(
         same(o.stem.lower(), n) or same(n, o.before.lower()) for o in owners for n in names
     )
-    if own or all(p.name.lower() in COPIES for p in case_folders(folder)):
+    if own or all(COPY.fullmatch(p.name) for p in case_folders(folder)):
         return "case", images
     return "above", images
 
@@ -464,6 +440,7 @@ def sort_out(top: Path, kinds: dict[Path, tuple[str, list[Path]]], notes: list[s
             f"left out, since folders of cases lie beside it: {said} in {folder}; name the file itself if wanted"
         )
     others = {p for p, (kind, _) in kinds.items() if kind == "other"} - holds_cases
+    others -= {p for p in others if COPY.fullmatch(p.name) and holds_cases.intersection(above(p)[:1])}  # a case's masks
     holds_others = {q for p in others for q in above(p)}
     return sorted(cases | {p for p in others - holds_others if not cases.intersection(above(p))})
 

@@ -28,9 +28,12 @@ _DATA_SETS = (  # names of public data sets; the first group is the person
     r"(BraTS(?:20|2021)_(?:Training_|Validation_)?\d+)",
     r"(UPENN-GBM-\d+)_\d+",
     r"(UCSF-PDGM-\d+)(?:_FU\w*)?(?:_nifti)?",
-    r"(OAS[12]_\d+|OAS\d{5})(?:_MR.*|_d\d+.*|_ses.*)?",
+    r"(?:sub-)?(OAS[12]_\d+|OAS\d{5})(?:_MR.*|_d\d+.*|_ses.*)?",
     r"(?:ADNI_)?(\d{3}_S_\d{4,5})(?:_.*)?",
-    r"(IXI\d{3})-\w+-\d+",
+    r"(IXI\d{3})-\w+-\d+(?:[-_]\w+)*",
+    r"(brats_tcia_pat\d+)_\d+",
+    r"(\d{7})_20\d{3}_\d_\d",  # UK Biobank
+    r"(NDARINV[A-Z0-9]{8})_\w+",  # ABCD
     r"(TCGA-\w{2}-\w{4})(?:[-_.].*)?",
     r"((?:training|test)\d{2})_\d{2}",  # ISBI 2015
     r"(kirby\d+)-\d+",
@@ -41,9 +44,14 @@ _NUMBERED = (
 )
 _ALONE = (
     r"fu|follow[-_ ]?up|baseline|bl|(?:pre|post)(?:[-_ ]?(?:op|treatment|therapy|rt|surgery))?|before|after|initial|"
+    r"intra[-_ ]?op|"
     r"recurrence|relapse|progression|test|retest|rescan|repeat"
 )
-_MADE = r"flair|t1w|t2w|t1ce|t1c|t1gd|nifti|nii|mri?|anat|images?"
+_MADE = (
+    r"flair|t1w|t2w|t1ce|t1c|t1gd|nifti|nii|mri?|anat\d*|images?|raw|orig(?:inal)?|native|pre[-_ ]?proc(?:essed)?|"
+    r"processed|pp|registered|reg|mni(?:152)?|n4|bet|hd[-_]?bet|brain|stripped|skull[-_ ]?strip(?:ped)?|ss|synthstrip|"
+    r"data|masked|defaced|copy|kopie|copie|flipped|mirrored|new|old|final|bak|backup|unstripped|\(\d+\)"
+)
 _DATE = (
     r"(?:19|20)\d\d(?P<sep>[-._]?)(?:0[1-9]|1[0-2])(?P=sep)(?:0[1-9]|[12]\d|3[01])(?:[-_T]?\d{4,6})?|"
     r"\d\d(?P<dot>[-.])\d\d(?P=dot)(?:19|20)\d\d"
@@ -72,7 +80,7 @@ FIRST = re.compile(
 VISIT = re.compile(
     r"ses-\w+|(?:ses(?:sion)?|visit|tp|time(?:[-_ ]?point)?|week|wk|month|day|year|fu|follow[-_ ]?up)"
     r"[-_ ]?\d+(?:[-_]\d)?|"
-    rf"baseline|follow[-_ ]?up|pre[-_ ]?op|post[-_ ]?op|{_DATE}",
+    rf"baseline|follow[-_ ]?up|(?:pre|post|intra)[-_ ]?op|{_DATE}",
     re.I,
 )
 """A whole name that says when, and not who: that of a folder in a patient's folder."""

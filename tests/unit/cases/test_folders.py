@@ -227,6 +227,54 @@ def test_names_of_bids_folders(tmp_path):
     assert case_id(tmp_path / "sub-1/anat/sub-1_desc-brain_FLAIR.nii") == "sub-1_desc-brain"
 
 
+LAYOUTS = [  # files of public data sets, and the names of the cases in them
+    ("100/wmh.nii.gz 100/pre/FLAIR.nii.gz 101/wmh.nii.gz 101/pre/FLAIR.nii.gz", "100_pre 101_pre"),
+    (
+        "P1/Preprocessed_Data/FLAIR_preprocessed.nii.gz P1/Raw_Data/3DFLAIR.nii.gz P1/Masks/Consensus.nii.gz",
+        "P1_Preprocessed_Data P1_Raw_Data",
+    ),
+    (
+        "t/training01/preprocessed/training01_01_flair_pp.nii t/training01/masks/training01_01_mask1.nii",
+        "training01_preprocessed",
+    ),
+    ("p1/nifti/flair.nii p2/MR/flair.nii p3/mri/T1.nii.gz", "p1 p2 p3"),
+    (
+        "100307/T1w/T1w_acpc_dc_restore_brain.nii.gz 100408/T1w/T1w_acpc_dc_restore_brain.nii.gz",
+        "100307_T1w 100408_T1w",
+    ),
+    (
+        "A/F/2017-06-21_13_23_38.0/S576/ADNI_002_S_0413_MR_Axial_T2-FLAIR_br_raw_20170621_1_S576.nii",
+        "002_S_0413_S576",
+    ),
+    (
+        "O_MR_d0129/anat2/NIFTI/sub-O_ses-d0129_T1w.nii.gz O_MR_d0129/anat3/NIFTI/sub-O_ses-d0129_T2w.nii.gz",
+        "O_MR_d0129_anat2 O_MR_d0129_anat3",
+    ),
+    (
+        "P1/week-000-1/HD-GLIO-AUTO-segmentation/native/FLAIR_r2s_bet_reg.nii.gz P1/week-000-1/FLAIR.nii.gz",
+        "P1_week-000-1",
+    ),
+]
+
+
+@pytest.mark.parametrize(("files", "names"), LAYOUTS)
+def test_folders_that_say_what_and_not_whose(tmp_path, files, names):
+    cases = find_cases(touch(tmp_path, *files.split()))
+    assert [id for id, _ in cases] == names.split()
+    assert all(find_files(path).images for _, path in cases)
+    assert len({subject_of(id) for id, _ in cases}) == len({f.split("/")[0] for f in files.split()})
+
+
+def test_the_truth_of_a_case_lies_in_the_folder_above(tmp_path):
+    touch(tmp_path, "100/wmh.nii.gz", "100/pre/FLAIR.nii.gz", "101/pre/FLAIR.nii.gz", "wmh.nii.gz")
+    assert find_files(tmp_path / "100/pre").seg == tmp_path / "100/wmh.nii.gz"
+    assert find_files(tmp_path / "101/pre").seg is None
+    touch(tmp_path, "100/masks/lesion.nii.gz")
+    assert find_files(tmp_path / "100/pre").seg is None
+    touch(tmp_path, "p/p_flair.nii", "p/p_seg.nii", "p/healthy_twin/p_healthy_twin_flair.nii")
+    assert find_files(tmp_path / "p/healthy_twin").seg is None
+
+
 # ---- who may be taken as healthy
 
 
@@ -280,6 +328,34 @@ def test_a_lesion_among_the_derivatives(tmp_path):
     (tmp_path / "x/sub-1_seg.nii.gz").rename(mask)
     with pytest.raises(ValueError, match="label-lesion_mask"):
         check_no_lesion(Case.load(anat), anat)
+
+
+@pytest.mark.parametrize(
+    ("images", "mask"),
+    [
+        ("p/pre", "p/wmh.nii.gz"),
+        ("p/pre", "p/orig/roi.nii.gz"),
+        ("p/pre", "p/Masks/Consensus.nii.gz"),
+        ("p", "p/masks/rater1.nii.gz"),
+        ("rawdata/sub-1/ses-1/anat", "derivatives/sub-1/ses-1/sub-1_ses-1_msk.nii.gz"),
+        ("derivatives/smriprep/sub-1/anat", "derivatives/lesions/sub-1/anat/sub-1_label-lesion_roi.nii.gz"),
+    ],
+)
+@pytest.mark.parametrize("step", [1, 2])
+def test_a_lesion_elsewhere_among_the_files_of_the_patient(tmp_path, images, mask, step):
+    path, file = tmp_path / images, tmp_path / mask
+    path.mkdir(parents=True)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(volumes(lesion=False)[0], AFFINE), path / "sub-1_flair.nii.gz")
+    case = Case.load(path)
+    for labels, found in ((BRAIN, False), (BALL, True)):
+        grid = AFFINE @ np.diag([step, 1, 1, 1])
+        nib.save(nib.Nifti1Image(labels[::step].astype(np.uint8), grid), file)
+        if found:
+            with pytest.raises(ValueError, match=f"{file.name} may show a lesion"):
+                check_no_lesion(case, path)
+        else:
+            check_no_lesion(case, path)
 
 
 def test_assume_healthy_fails_the_case_and_not_the_others(tmp_path):

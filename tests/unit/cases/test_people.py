@@ -49,6 +49,17 @@ TOGETHER = """
     C01_6months C01_12months
     P1_1st P1_2nd
     p1 p1_healthy_twin
+    brats_tcia_pat105_0001 brats_tcia_pat105_0002
+    sub-OAS30001_ses-d0129 OAS30001_MR_d0757
+    002_S_0413_S576 002_S_0413_S999
+    1000012_20252_2_0 1000012_20253_3_0
+    NDARINV0A4P0LWM_baselineYear1Arm1 NDARINV0A4P0LWM_2YearFollowUpYArm1
+    IXI002-Guys-0828-T1 IXI002-Guys-0828
+    ReMIND-001_Preop ReMIND-001_Intraop
+    100_pre 100_orig
+    P1_Raw_Data P1_Preprocessed_Data
+    Ann Ann_bet
+    Ann_copy Ann_flipped
 """
 APART = """
     sub-01 sub-02
