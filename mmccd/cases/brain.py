@@ -18,6 +18,7 @@ REGION = 4.0  # millimetres: such a region reaches so far within an axial slice,
 LEAST_INSIDE, MOST_LESION = 0.75, 0.75  # share of the lesion in the brain, and of the brain that is lesion
 MOST_NEGATIVE = 0.95  # share of the brain: more negative voxels are named
 WRAPPED = (1e-3, 0.4)  # share of the brain: so many negative voxels are odd among whole numbers
+AT_ENDS = (0.9, 1e-3)  # of the range of a type, and share of the brain beyond it at either end where values wrapped
 
 
 def box_of(a: np.ndarray) -> tuple[slice, slice, slice]:
@@ -223,7 +224,9 @@ def check_values(v: np.ndarray, brain: np.ndarray) -> list[str]:
     for bits in (8, 16, 32):
         limit = 2.0 ** (bits - 1)
         wide = -limit <= low < -limit / 4 and limit / 4 < high <= limit  # of numbers of so many bits
-        if wide and WRAPPED[0] < share < WRAPPED[1] and (inside == inside.round()).all():
+        ends = [np.count_nonzero(s * inside > AT_ENDS[0] * limit) > AT_ENDS[1] * len(inside) for s in (1, -1)]
+        odd = WRAPPED[0] < share < WRAPPED[1] or all(ends)
+        if wide and odd and (inside == inside.round()).all():
             large = f"values above {limit - 1:.0f} were saved as int{bits}"
             return [f"{share:.1%} of its brain is negative, as where {large}; export it again as uint{bits} or float32"]
     return []

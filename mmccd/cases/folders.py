@@ -52,17 +52,32 @@ def subfolders(folder: Path, links: bool = False) -> list[Path]:
     return [folder / name for name in sorted(names)]
 
 
+def homes(folder: Path) -> tuple[Path, Path]:
+    """Return the full path of a case's folder, and that of its patient: the one above, if the first says only what."""
+    here = Path(os.path.abspath(folder))
+    return here, here.parent if WHAT.fullmatch(here.name) or PLAIN.fullmatch(here.name) else here
+
+
+def files_above(folder: Path) -> list[Path]:
+    """Return the NIfTI files in the patient's folder above one that says only what is in it; of any other none."""
+    here, home = homes(folder)
+    return readable_files(home) if home != here else []
+
+
 def related_files(folder: Path) -> list[Path]:
     """Return the NIfTI files in other folders of the same patient: those for masks and copies below the case's own.
 
     Where the case's folder is such a folder itself, the patient's is the one above: its files, and all such folders in
     it. The healthy twin of a phantom stands alone.
     """
-    here = Path(os.path.abspath(folder))
-    home = here.parent if WHAT.fullmatch(here.name) or PLAIN.fullmatch(here.name) else here
-    places = [p for p in subfolders(home) if COPY.fullmatch(p.name) and p.name not in ("anat", "healthy_twin")]
-    found = [f for p in [home, *places] if p != here and p.is_dir() for f in readable_files(p)]
-    return found
+    here, home = homes(folder)
+    places = [p for p in subfolders(home) if p != here]
+    return files_above(here) + [
+        f
+        for p in places
+        if COPY.fullmatch(p.name) and p.name not in ("anat", "healthy_twin")
+        for f in readable_files(p)
+    ]
 
 
 def readable_files(folder: Path) -> list[Path]:

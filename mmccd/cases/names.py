@@ -9,7 +9,17 @@ from pathlib import Path
 
 from mmccd.anatomy import MODALITIES
 from mmccd.cases.filenames import NAMES, NIFTI, FileName, nfc, read_name
-from mmccd.cases.folders import COPY, PLAIN, SCAN, WHAT, derived_files, nifti_files, related_files, subfolders
+from mmccd.cases.folders import (
+    COPY,
+    PLAIN,
+    SCAN,
+    WHAT,
+    derived_files,
+    files_above,
+    nifti_files,
+    related_files,
+    subfolders,
+)
 from mmccd.cases.subjects import VISIT, known_subject
 from mmccd.errors import display_name, file_error
 from mmccd.files import user_path
@@ -171,7 +181,7 @@ def single_file(path: Path, wanted: Sequence[str]) -> CaseFiles:
 def choose_truth(path: PathLikeStr, names: dict[Path, FileName], files: CaseFiles) -> None:
     """Add the segmentation of the lesion, or a note that several files claim to be it.
 
-    Where none lies beside the images, the only one in the patient's other folders is it.
+    Where none lies beside images in a folder such as `pre`, the only one in the patient's folder above is it.
     """
     try:
         files.seg = choose_claim(path, "seg", names)[0]
@@ -180,7 +190,7 @@ def choose_truth(path: PathLikeStr, names: dict[Path, FileName], files: CaseFile
         files.notes.append(f"no segmentation is read, since several files claim to be it ({said})")
         return
     if not files.seg and not any(name.kind == "label" for name in names.values()):
-        elsewhere = [p for p in related_files(Path(path)) if read_name(p).kind == "seg"]
+        elsewhere = [p for p in files_above(Path(path)) if read_name(p).kind == "seg"]
         files.seg = elsewhere[0] if len(elsewhere) == 1 else None
 
 

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 
 from mmccd import scoring, summary
+from mmccd.cases.brain import check_lesion
 from mmccd.cases.case import Case
 from mmccd.cases.filenames import nfc
 from mmccd.cases.grid import check_same_grid, protocol_slices, volume_ml, voxel_size
 from mmccd.cases.names import find_cases, possible_lesions
 from mmccd.cases.nifti import read_volume
 from mmccd.detection.calibration import stored_postprocessing
-from mmccd.detection.provenance import check_origin, find_run, note_lines, odd_things, scored_ids
+from mmccd.detection.provenance import calibration_notes, check_origin, find_run, note_lines, odd_things, scored_ids
 from mmccd.detection.records import State, read_state
 from mmccd.errors import display_name, file_error, format_error
 from mmccd.files import user_path
@@ -277,6 +278,7 @@ def evaluate(
     healthy: list[dict[str, Any]] = []
     errors: list[dict[str, str]] = []
     odd: dict[str, list[str]] = {}
+    doubts: list[str] = []
     for id in ids:
         try:
             check_origin(id, state, run)
@@ -286,6 +288,7 @@ def evaluate(
             else:
                 healthy.append(false_alarm(id, anomaly, case, threshold))
             odd[id] = odd_things(id, out, state, truths[id], run.get("input"))
+            doubts += [f"{display_name(id)}: {note}" for note in check_lesion(case.lesion, case.brain)]
         except (ValueError, OSError) as error:
             if stop:
                 raise
@@ -300,6 +303,6 @@ def evaluate(
         "only": only,
         **summarise_scores(lesions, healthy, threshold, protocol),
         "errors": errors,
-        "notes": note_lines(odd, state),
+        "notes": note_lines(odd, state) + calibration_notes(odd, run) + doubts,
         "without_map": sorted(set(truths) - set(ids)),
     }

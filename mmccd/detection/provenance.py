@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from mmccd.cases.subjects import subject_of
 from mmccd.detection.records import CaseRecord, RunRecord, State, hash_or_nothing, made_by, read_sources, same_run
 from mmccd.detection.report import result_files
 from mmccd.errors import display_name
@@ -108,6 +109,20 @@ def note_lines(odd: Mapping[str, Iterable[str]], state: State) -> list[str]:
     if len(versions) > 1:
         lines.append(f"The maps were made by several versions of mmccd: {', '.join(versions)}; detect them again.")
     return lines
+
+
+def calibration_notes(ids: Iterable[str], run: RunRecord) -> list[str]:
+    """Return a line on the scored cases of people on whom the threshold was set; none where there are none.
+
+    Args:
+        ids: of the cases that are scored.
+        run: what made their maps.
+    """
+    cases = (run.get("calibration") or {}).get("cases")
+    used = {subject_of(str(id)) for id in cases} if isinstance(cases, list) else set()
+    both = sorted(id for id in ids if subject_of(id) in used)
+    words = "the threshold was set on healthy scans of the same people, so these scores do not hold for others"
+    return [f"{some_names(both)}: {words}."] if both else []
 
 
 def some_names(ids: Sequence[str]) -> str:

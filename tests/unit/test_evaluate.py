@@ -362,3 +362,19 @@ def test_the_truth_itself_scores_1(cases, tmp_path):
         perfect = ("dice", "dice_oracle", "jaccard", "ap", "auroc", "lesion_recall")
         assert {k: row[k] for k in perfect} == dict.fromkeys(perfect, 1)
         assert row["assd"] == row["hd95"] == row["false_lesions"] == row["fpr"] == 0
+
+
+def test_what_makes_a_score_doubtful_is_said(tmp_path):
+    write_case(tmp_path / "cases", "p_bl", seed=1)
+    case = write_case(tmp_path / "cases", "q", seed=2)
+    seg = nib.load(case / "q_seg.nii.gz")
+    nib.save(nib.Nifti1Image((1 - seg.get_fdata()).astype(np.uint8), seg.affine), case / "q_seg.nii.gz")
+    maps(tmp_path / "cases", tmp_path / "out")
+    assert [n.split(": ")[0] for n in evaluate(tmp_path / "out", tmp_path / "cases")["notes"]] == ["q"]
+    run = json.loads((tmp_path / "out/detect.json").read_text())
+    run["calibration"]["cases"] = ["p_fu1", "r"]
+    (tmp_path / "out/detect.json").write_text(json.dumps(run))
+    same, lesion = evaluate(tmp_path / "out", tmp_path / "cases")["notes"]
+    assert same.startswith("p_bl: the threshold was set on healthy scans of the same people")
+    assert lesion.startswith("q: ")
+    assert "outside the brain" in lesion

@@ -139,6 +139,14 @@ def test_numbers_that_ran_over_are_noted_and_stay_in_the_brain(bits):
     assert check_values(abs(v), mask) == []
 
 
+@pytest.mark.parametrize("bits", [8, 16])
+def test_numbers_of_most_of_the_brain_that_ran_over_are_noted(bits):
+    v = head() * (1.15 * 2.0 ** (bits - 1) / np.median(head()[BRAIN]))
+    v = np.where(v >= 2.0 ** (bits - 1), v - 2.0**bits, v).round().astype(np.float32)
+    assert (v[BRAIN] < 0).mean() > 0.4
+    assert f"were saved as int{bits}" in "".join(check_values(v, BRAIN))
+
+
 def test_negative_values_as_such_are_no_fault_unless_all_are():
     assert check_values(standardised(head()), BRAIN) == []
     assert check_values((standardised(head()) * 10000).round(), BRAIN) == []

@@ -269,7 +269,7 @@ def test_the_truth_of_a_case_lies_in_the_folder_above(tmp_path):
     touch(tmp_path, "100/wmh.nii.gz", "100/pre/FLAIR.nii.gz", "101/pre/FLAIR.nii.gz", "wmh.nii.gz")
     assert find_files(tmp_path / "100/pre").seg == tmp_path / "100/wmh.nii.gz"
     assert find_files(tmp_path / "101/pre").seg is None
-    touch(tmp_path, "100/masks/lesion.nii.gz")
+    touch(tmp_path, "100/lesion.nii.gz")
     assert find_files(tmp_path / "100/pre").seg is None
     touch(tmp_path, "p/p_flair.nii", "p/p_seg.nii", "p/healthy_twin/p_healthy_twin_flair.nii")
     assert find_files(tmp_path / "p/healthy_twin").seg is None
