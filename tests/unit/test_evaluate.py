@@ -370,11 +370,12 @@ def test_what_makes_a_score_doubtful_is_said(tmp_path):
     seg = nib.load(case / "q_seg.nii.gz")
     nib.save(nib.Nifti1Image((1 - seg.get_fdata()).astype(np.uint8), seg.affine), case / "q_seg.nii.gz")
     maps(tmp_path / "cases", tmp_path / "out")
-    assert [n.split(": ")[0] for n in evaluate(tmp_path / "out", tmp_path / "cases")["notes"]] == ["q"]
+    assert [n.split(": ")[0] for n in evaluate(tmp_path / "out", tmp_path / "cases")["notes"][1:]] == ["q"]
     run = json.loads((tmp_path / "out/detect.json").read_text())
     run["calibration"]["cases"] = ["p_fu1", "r"]
     (tmp_path / "out/detect.json").write_text(json.dumps(run))
-    same, lesion = evaluate(tmp_path / "out", tmp_path / "cases")["notes"]
+    no_record, same, lesion = evaluate(tmp_path / "out", tmp_path / "cases")["notes"]
+    assert no_record.startswith("p_bl, q: no record")
     assert same.startswith("p_bl: the threshold was set on healthy scans of the same people")
     assert lesion.startswith("q: ")
     assert "outside the brain" in lesion
