@@ -47,19 +47,19 @@ def check_no_lesion(case: Case, path: str | PathLike[str]) -> None:
 def share_of_brain(file: Path, case: Case, anywhere: bool = False) -> tuple[float, float]:
     """Return which share of the brain a label map marks, and how many different labels it has (0 counts as one).
 
-    A file that is no label map, or lies on another grid, marks 1 with an infinite number of labels; with `anywhere`,
+    A file that is no label map, or lies on another grid, marks 0 with an infinite number of labels; with `anywhere`,
     one on another grid marks as many millilitres as it has.
     """
     try:
         labels, grid = read_labels(file)
         kinds = float(np.count_nonzero(np.bincount(labels.ravel(order="K"))))
     except ValueError:
-        return 1.0, np.inf
+        return 0.0, np.inf
     try:
         check_same_grid(grid, file, case.grid, case.id)
     except ValueError:
         share = volume_ml(labels > 0, grid.affine) / max(volume_ml(case.brain, case.affine), 1e-9)
-        return (share, kinds) if anywhere else (1.0, np.inf)
+        return (share, kinds) if anywhere else (0.0, np.inf)
     return float(np.count_nonzero(labels[case.brain]) / max(1, np.count_nonzero(case.brain))), kinds
 
 

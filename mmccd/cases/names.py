@@ -199,7 +199,7 @@ def possible_lesions(path: PathLikeStr) -> list[Path]:
 
     Args:
         path: folder of one case, whose files count, and those of the same place in a BIDS data set's derivatives; or a
-            single file, for which those beside it count whose names begin like its own.
+            single file, for which those beside it count whose names begin like its own, or with no name of a person.
     """
     path = Path(path)
     folder = path if path.is_dir() else path.parent
@@ -207,7 +207,9 @@ def possible_lesions(path: PathLikeStr) -> list[Path]:
     if path != folder:
         before = read_name(path).before
         found = {
-            p: n for p, n in names.items() if n.stem.startswith(before) and not n.stem[len(before) :][:1].isalnum()
+            p: n
+            for p, n in names.items()
+            if n.start == 0 or (n.stem.startswith(before) and not n.stem[len(before) :][:1].isalnum())
         }
         return [p for p, n in found.items() if n.kind in LABELS]
     ours = {n.stem.removesuffix("_anomaly") for n in names.values() if n.stem.endswith("_anomaly")}  # from `detect`
@@ -263,6 +265,8 @@ def no_images_error(folder: PathLikeStr, names: dict[Path, FileName] | None = No
         return file_error(folder, wrong, f"name {Path(folder, aside)} if the images are there")
     if any(p.suffix.lower() == ".dcm" for p in files_below(folder)):
         return file_error(folder, "it holds DICOM files (.dcm) and no NIfTI file", "convert them with dcm2niix")
+    if any(RESULT.search(p.name) for p in files_below(folder)):
+        return file_error(folder, "it holds results of detect, and no scan", "name the folder with the scans")
     return file_error(folder, "it holds no NIfTI file", "name a folder with files like ID_flair.nii.gz")
 
 
@@ -282,6 +286,8 @@ def one_modality(path: PathLikeStr, wanted: Sequence[str]) -> str:
     if name.kind in ("seg", "mask", "label"):
         what = "a mask" if name.kind == "mask" else "a segmentation"
         raise file_error(path, f"its name says that it is {what}", "name the image instead")
+    if RESULT.search(Path(path).name):
+        raise file_error(path, "its name says that it is a map from detect", "name the image instead")
     said = name.modality
     if wanted and name.doubt and wanted[0] not in (name.kind, *name.doubt.lower().split(", ")):
         said = None if (name.kind, wanted[0]) == ("t1", "t1ce") else name.kind

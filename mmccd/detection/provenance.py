@@ -13,7 +13,7 @@ SHOWN = 5  # names of cases in a note, at most
 NOTES = {
     "record": "no record tells what made the map, so whether the threshold fits it is not known",
     "map": "the map was changed after detect had written it",
-    "scan": "the scan is not the one that the map was made of; detect it again",
+    "scan": "the file of the scan is not the one that the map was made of; detect it again",
     "seg": "the segmentation is not the one that the report was made with",
 }
 """What may be odd about a map that is scored all the same."""

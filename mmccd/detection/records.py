@@ -15,6 +15,7 @@ from typing import Any, Literal, NotRequired
 
 from typing_extensions import TypedDict
 
+from mmccd.cases.filenames import NIFTI
 from mmccd.cases.names import choose_files
 from mmccd.detection.calibration import UNPROCESSED, stored_postprocessing
 from mmccd.detection.report import Detection, record_name, result_files
@@ -123,6 +124,11 @@ def read_sources(path: str | Path, input: str) -> dict[str, Source]:
     files, seg = choose_files(path, [input])
     paths = {**files, "seg": seg}
     return {role: {"path": os.path.realpath(p), "sha256": hash_or_nothing(p)} for role, p in paths.items() if p}
+
+
+def same_place(a: str, b: str) -> bool:
+    """Return whether two paths are of one scan, or of one that was only packed or unpacked."""
+    return NIFTI.sub("", a) == NIFTI.sub("", b)
 
 
 def contents(sources: Mapping[str, Source]) -> dict[str, str]:
@@ -288,7 +294,7 @@ class ResultFolder:
         if same:
             return []
         before, now = (s.get(self.run["input"]) for s in (record["inputs"], sources))
-        if before and now and before["path"] != now["path"] and before["sha256"] != now["sha256"]:
+        if before and now and before["sha256"] != now["sha256"] and not same_place(before["path"], now["path"]):
             raise in_the_way(self.out, id, f"it is that of another scan, {display_name(before['path'])}")
         return ["what it was made of has changed since, and it was made again"]
 

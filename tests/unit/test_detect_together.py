@@ -1,5 +1,6 @@
 """Several runs into one folder, scans that change, and names that two patients share: nothing is lost in silence."""
 
+import gzip
 import json
 import shutil
 
@@ -141,6 +142,16 @@ def test_a_truth_that_was_replaced(cases, tmp_path):
     assert not evaluate(out, cases)["notes"]
 
 
+def test_a_scan_that_was_only_unpacked_is_no_other_scan(cases, tmp_path):
+    detect_many(cases / "c0", ready(), tmp_path / "out")
+    packed = cases / "c0/c0_flair.nii.gz"
+    packed.with_suffix("").write_bytes(gzip.decompress(packed.read_bytes()))
+    packed.unlink()
+    [found] = detect_many(cases / "c0", ready(), tmp_path / "out", skip_existing=True)["cases"]
+    assert found["status"] == "done"
+    assert "has changed since" in found["notes"][0]
+
+
 @pytest.mark.parametrize("options", [{}, {"skip_existing": True}])
 def test_two_patients_of_one_name(cases, tmp_path, options):
     write_case(tmp_path / "other", "c0", seed=9)
@@ -273,7 +284,7 @@ def test_a_map_that_is_there_is_scored_and_what_is_odd_about_it_is_said(cases, t
     assert [n.partition(",")[0] for n in result["notes"]] == [
         "c3: no record tells what made the map",
         "c1: the map was changed after detect had written it.",
-        "c0: the scan is not the one that the map was made of; detect it again.",
+        "c0: the file of the scan is not the one that the map was made of; detect it again.",
     ]
 
 

@@ -275,6 +275,14 @@ def test_the_truth_of_a_case_lies_in_the_folder_above(tmp_path):
     assert find_files(tmp_path / "p/healthy_twin").seg is None
 
 
+def test_results_of_detect_are_no_scans(tmp_path):
+    touch(tmp_path, "r/a/a_anomaly.nii.gz", "r/a/a_segmentation.nii.gz")
+    with pytest.raises(ValueError, match="it holds results of detect, and no scan"):
+        find_files(tmp_path / "r")
+    with pytest.raises(ValueError, match="a map from detect; name the image instead"):
+        find_files(tmp_path / "r/a/a_anomaly.nii.gz", "flair")
+
+
 # ---- who may be taken as healthy
 
 
@@ -356,6 +364,18 @@ def test_a_lesion_elsewhere_among_the_files_of_the_patient(tmp_path, images, mas
                 check_no_lesion(case, path)
         else:
             check_no_lesion(case, path)
+
+
+@pytest.mark.parametrize("name", ["lesion", "x_lesion_prob"])
+@pytest.mark.parametrize("single", [False, True])
+def test_a_lesion_beside_a_single_file_or_in_shares(tmp_path, name, single):
+    touch(tmp_path, "y_lesion.nii")
+    nib.save(nib.Nifti1Image(volumes(lesion=False)[0], AFFINE), tmp_path / "x_flair.nii")
+    nib.save(nib.Nifti1Image(BALL * np.float32(0.7 if "prob" in name else 1), AFFINE), tmp_path / f"{name}.nii")
+    path = tmp_path / "x_flair.nii" if single else tmp_path
+    case = Case.from_files({"flair": tmp_path / "x_flair.nii"})
+    with pytest.raises(ValueError, match=f"{name}.nii may show a lesion" if single else "may show a lesion"):
+        check_no_lesion(case, path)
 
 
 def test_assume_healthy_fails_the_case_and_not_the_others(tmp_path):
