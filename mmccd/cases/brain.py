@@ -161,7 +161,8 @@ def check_brain(mask: np.ndarray, affine: np.ndarray, name: object = "the case")
     if not ml:
         return []
     notes = []
-    expected = LEAST_ML * np.minimum(sides * mask.shape / HEAD, 1).prod()
+    whole = not any(faces(mask, axis).any() for axis in range(3))  # and no part of a head
+    expected = LEAST_ML * (1.0 if whole else np.minimum(sides * mask.shape / HEAD, 1).prod())
     if ml < expected:
         notes.append(f"only {ml:.3g} ml were taken for brain, less than a head has; check image and voxel size")
     area = np.count_nonzero(mask, (0, 1)).max() * np.linalg.norm(np.cross(affine[:3, 0], affine[:3, 1])) / 100

@@ -12,14 +12,14 @@ PathLikeStr = str | PathLike[str]
 
 _COPIES = (
     "bet brain derived dicom labels? masks? mni native old orig original pre pre[-_]?proc(?:essed)? prep processed qc "
-    "raw reg registered seg segmentations? temp tmp work"
+    "raw reg registered seg segmentations?"
 )
-_MORE = r"(?:[-_ ]?(?:data|images?|files?|space))?"
+_COPY = rf"(?:{'|'.join(_COPIES.split())})(?:[-_ ]?(?:data|images?|files?|space))?"
 PLAIN = re.compile(r"mri?|nifti|nii|niftis|structural", re.I)
 """Names of folders that say nothing of what is in them."""
-WHAT = re.compile(rf"(?:{'|'.join(_COPIES.split())}){_MORE}|anat\d+|t1w?|t2w?|t1ce|t1c|flair", re.I)
+WHAT = re.compile(rf"{_COPY}|anat\d+|t1w?|t2w?|t1ce|t1c|flair", re.I)
 """Names of folders that say what is in them, and not whose."""
-COPY = re.compile(rf"anat|healthy_twin|.*[-_]segmentations?|{WHAT.pattern}|{PLAIN.pattern}", re.I)
+COPY = re.compile(rf"anat|healthy_twin|te?mp|work|.*[-_]segmentations?|{_COPY}", re.I)
 """Folders in a patient's own, with other copies of the images, or with masks."""
 SCAN = re.compile(r"[SI]\d+")  # ADNI and other data from LONI: a folder for a scan
 
@@ -55,7 +55,7 @@ def subfolders(folder: Path, links: bool = False) -> list[Path]:
 def homes(folder: Path) -> tuple[Path, Path]:
     """Return the full path of a case's folder, and that of its patient: the one above, if the first says only what."""
     here = Path(os.path.abspath(folder))
-    return here, here.parent if WHAT.fullmatch(here.name) or PLAIN.fullmatch(here.name) else here
+    return here, here.parent if here.name == "anat" or WHAT.fullmatch(here.name) or PLAIN.fullmatch(here.name) else here
 
 
 def files_above(folder: Path) -> list[Path]:

@@ -84,7 +84,9 @@ def test_a_background_that_is_not_one_value_is_refused():
 
 def test_a_brain_and_any_part_of_one_are_plausible():
     assert check_brain(BRAIN, MM4) == []
-    assert check_brain(BRAIN, np.diag([1.0, 1, 1, 1])) == []  # small, but so is the box
+    [note] = check_brain(BRAIN, np.diag([1.0, 1, 1, 1]))  # nothing is cut off: a small box is no excuse
+    assert "less than a head has" in note
+    assert check_brain(BRAIN[:, :, 8:12], np.diag([1.0, 1, 1, 1])) == []
     for part in (np.s_[:, :, 8:12], np.s_[:20], np.s_[:, 10:30], np.s_[10:20, 10:20, 8:12]):
         assert [n for n in check_brain(BRAIN[part], MM4) if "fills" not in n] == []
     assert check_brain(np.zeros(SHAPE, bool), MM4) == []

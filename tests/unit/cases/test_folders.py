@@ -265,6 +265,11 @@ def test_folders_that_say_what_and_not_whose(tmp_path, files, names):
     assert len({subject_of(id) for id, _ in cases}) == len({f.split("/")[0] for f in files.split()})
 
 
+def test_a_loose_image_above_folders_of_modalities_is_no_case(tmp_path):
+    touch(tmp_path, "example_flair.nii", "FLAIR/p1/p1_flair.nii", "T1/p2/p2_t1.nii")
+    assert ids(tmp_path) == ["p1", "p2"]
+
+
 def test_the_truth_of_a_case_lies_in_the_folder_above(tmp_path):
     touch(tmp_path, "100/wmh.nii.gz", "100/pre/FLAIR.nii.gz", "101/pre/FLAIR.nii.gz", "wmh.nii.gz")
     assert find_files(tmp_path / "100/pre").seg == tmp_path / "100/wmh.nii.gz"
@@ -345,6 +350,7 @@ def test_a_lesion_among_the_derivatives(tmp_path):
         ("p/pre", "p/orig/roi.nii.gz"),
         ("p/pre", "p/Masks/Consensus.nii.gz"),
         ("p", "p/masks/rater1.nii.gz"),
+        ("p/anat", "p/seg/lesion.nii.gz"),
         ("rawdata/sub-1/ses-1/anat", "derivatives/sub-1/ses-1/sub-1_ses-1_msk.nii.gz"),
         ("derivatives/smriprep/sub-1/anat", "derivatives/lesions/sub-1/anat/sub-1_label-lesion_roi.nii.gz"),
     ],
