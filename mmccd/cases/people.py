@@ -1,11 +1,11 @@
 """Who is who in a store: what `--subjects` said, kept in a file beside the cases, so that later commands know."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from mmccd.cases.filenames import nfc
 from mmccd.cases.records import Place, checksum, is_url, open_files, read_json, store_error, store_errors
-from mmccd.cases.subjects import Subjects
+from mmccd.cases.subjects import Subjects, subject_of
 from mmccd.files import write_atomic
 from mmccd.runtime import counted
 
@@ -32,6 +32,24 @@ def stored_subjects(place: Place) -> dict[str, str]:
             place, f"its {FILE} is damaged", f"delete {FILE} in it, and say again who is who (--subjects)"
         )
     return subjects
+
+
+def same_slices(checks: Mapping[str, Iterable[str]]) -> dict[str, str]:
+    """Return the person by name of each case that has a slice in common with an earlier one: a copy of another name.
+
+    Args:
+        checks: checksums of the slices by name of the case.
+    """
+    person: dict[str, str] = {}
+    owner: dict[str, str] = {}
+    for id, slices in checks.items():
+        slices = set(slices)
+        mine = subject_of(id)
+        found = next((owner[s] for s in sorted(slices & owner.keys())), mine)
+        if found != mine:
+            person[nfc(id)] = found
+        owner |= dict.fromkeys(slices, found)
+    return person
 
 
 def store_subjects(place: Place, subjects: Subjects) -> None:

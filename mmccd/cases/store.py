@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from mmccd.cases.filenames import nfc
-from mmccd.cases.people import check_subjects, stored_subjects
+from mmccd.cases.people import check_subjects, same_slices, stored_subjects
 from mmccd.cases.records import (
     Place,
     Record,
@@ -71,7 +71,8 @@ class SliceStore:
         for id, wrong in damaged.items():
             more = f", and {counted(len(damaged) - 1, 'other case')} too" * (len(damaged) > 1)
             raise case_error(place, id, wrong + more)
-        self.notes, self.subjects = store_notes(place, recipe, unfinished), stored_subjects(place)
+        copies = same_slices({id: r.get("checks", ()) for id, r in self.records.items()})
+        self.notes, self.subjects = store_notes(place, recipe, unfinished), copies | stored_subjects(place)
 
     def add_subjects(self, path: str | PathLike[str]) -> None:
         """Let a file say who is who (see `subjects.read_subjects`), beside what the store was told; nothing is written.

@@ -212,7 +212,7 @@ def test_names_of_a_store_in_another_spelling(tmp_path):
     assert prepare(tmp_path / "cases", tmp_path / "s.zarr", **make)["new"] == 1
     store = SliceStore(tmp_path / "s.zarr")
     assert store.ids == store.dataset(decomposed).ids == [composed]
-    write_case(tmp_path / "cases", "bob", lesion=False)
+    write_case(tmp_path / "cases", "bob", seed=1, lesion=False)
     for part, name in (("train", decomposed), ("val", "bob")):
         (tmp_path / part).write_text(name)
     prepare(tmp_path / "cases", tmp_path / "s.zarr", **make)
@@ -230,3 +230,14 @@ def test_a_damaged_record_of_who_is_who_is_named(store, tmp_path):
     store_subjects(copy, {"ann": "7"})
     store_subjects(copy, {"ann": "8", "bob": "9"})
     assert stored_subjects(copy) == {"ann": "8", "bob": "9"}
+
+
+def test_a_copy_under_another_name_is_the_same_person(tmp_path):
+    for id, seed in (("Ann", 1), ("Bob", 2), ("copy of Ann's", 1)):
+        write_case(tmp_path / "cases", id, seed=seed, lesion=False)
+    prepare(tmp_path / "cases", tmp_path / "s", size=16, min_brain=0, progress=False)
+    store = SliceStore(tmp_path / "s")
+    assert store.subjects == {"copy of Ann's": "Ann"}
+    assert subject_of("copy of Ann's", store.subjects) == "Ann"
+    store_subjects(tmp_path / "s", {"copy of Ann's": "Eve"})
+    assert SliceStore(tmp_path / "s").subjects == {"copy of Ann's": "Eve"}
