@@ -2,11 +2,12 @@
 
 import os
 import re
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 
 from mmccd.cases.filenames import NIFTI
-from mmccd.errors import file_error
+from mmccd.errors import display_name, file_error
 
 PathLikeStr = str | PathLike[str]
 
@@ -101,3 +102,25 @@ def derived_files(folder: Path) -> list[Path]:
     levels = [folder.relative_to(root), *folder.relative_to(root).parents][:-1]
     places = [p / level for home in homes for p in (home, *subfolders(home)) for level in levels]
     return [f for p in places if p != folder and p.is_dir() for f in readable_files(p)]
+
+
+def refuse_channels(cases: Mapping[str, Path]) -> None:
+    """Refuse the channels of cases, as nnU-Net numbers them, where each file would be taken for a case of its own.
+
+    Args:
+        cases: path by id.
+
+    Raises:
+        ValueError: if two or more names each come with the endings _0000 and _0001.
+    """
+    numbers: dict[str, set[str]] = {}
+    for id, path in cases.items():
+        if (found := re.fullmatch(r"(.+)_(\d{4})", id)) and path.is_file():
+            numbers.setdefault(found[1], set()).add(found[2])
+    several = [stem for stem, found in numbers.items() if {"0000", "0001"} <= found]
+    if len(several) > 1:
+        both = f"{display_name(several[0])}_0000 and {display_name(several[0])}_0001"
+        raise ValueError(
+            f"{both} look like two modalities of one case, as nnU-Net numbers them, not like two cases; "
+            "name the files of one modality only, such as *_0000.nii.gz."
+        )

@@ -17,6 +17,7 @@ from mmccd.cases.folders import (
     derived_files,
     files_above,
     nifti_files,
+    refuse_channels,
     related_files,
     subfolders,
 )
@@ -469,7 +470,7 @@ def find_cases(paths: PathLikeStr | Iterable[PathLikeStr], notes: list[str] | No
         notes: is given a sentence on each image that is left out.
 
     Raises:
-        ValueError: if two different cases have the same id.
+        ValueError: if two different cases have the same id, or files look like several modalities of one case.
     """
     found: dict[str, Path] = {}
     for path in map(user_path, [paths] if isinstance(paths, str | PathLike) else paths):
@@ -480,4 +481,5 @@ def find_cases(paths: PathLikeStr | Iterable[PathLikeStr], notes: list[str] | No
             if os.path.realpath(other) != os.path.realpath(case):  # the same case twice is no harm
                 both = f"{display_name(other)} and {display_name(case)} are both called {id}"
                 raise ValueError(f"{both}; rename one, or run them apart.")
+    refuse_channels(found)
     return list(found.items())

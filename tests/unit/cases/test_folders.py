@@ -396,3 +396,16 @@ def test_assume_healthy_fails_the_case_and_not_the_others(tmp_path):
     unknown = prepare(tmp_path / "cases/ill", tmp_path / "t.zarr", size=16, min_brain=0, progress=False)
     assert unknown["failed"] == []
     assert unknown["unknown"] == unknown["slices"] > 0
+
+
+def test_channels_of_nnunet_are_not_taken_for_cases(tmp_path):
+    files = [tmp_path / f"{id}_{k:04d}.nii.gz" for id in ("BRATS_001", "BRATS_002") for k in range(4)]
+    for path in files:
+        path.write_bytes(b"")
+    with pytest.raises(ValueError, match=r"BRATS_001_0000 and BRATS_001_0001 .* two modalities of one case"):
+        find_cases(files)
+    assert len(find_cases(files[::4])) == 2
+    patients = [tmp_path / f"patient_{k:04d}.nii.gz" for k in range(4)]  # one name, many people
+    for path in patients:
+        path.write_bytes(b"")
+    assert len(find_cases(patients)) == 4
