@@ -122,7 +122,7 @@ def report_title(found: Detection) -> str:
     return (
         f"{found.case.id}: {found.detector} on {found.input}, threshold {found.threshold:.3g}, "
         f"{found.volume_ml:.1f} ml found\n{post}for research and teaching, not a medical device"
-        + "".join(f"\n{textwrap.fill(note, 110)}" for note in found.case.notes)
+        + "".join(f"\n{textwrap.fill(note, 84)}" for note in found.case.notes)
     )
 
 

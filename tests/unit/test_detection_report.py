@@ -103,6 +103,14 @@ def test_no_side_is_named_where_the_file_does_not_say_it(case):
     assert "left and right are not known" in found.report().get_suptitle()
 
 
+def test_a_long_note_stays_inside_the_picture(case):
+    case.notes.append("flair: 6.5% of its brain is negative, as where values were saved as int16; export it again; " * 3)
+    figure = detect_case(case, ready()).report()
+    figure.draw_without_rendering()
+    title, page = figure._suptitle.get_window_extent(), figure.bbox
+    assert page.x0 <= title.x0 < title.x1 <= page.x1
+
+
 def test_what_was_not_measured_is_not_judged(case):
     everything = EverythingPositive()
     before = detect_case(case, everything).segmentation
