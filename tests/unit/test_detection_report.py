@@ -104,7 +104,7 @@ def test_no_side_is_named_where_the_file_does_not_say_it(case):
 
 
 def test_a_long_note_stays_inside_the_picture(case):
-    case.notes.append("flair: 6.5% of its brain is negative, as where values were saved as int16; export it again; " * 3)
+    case.notes.append("flair: 6.5% of its brain is negative, as where values ran over in int16; export it again; " * 3)
     figure = detect_case(case, ready()).report()
     figure.draw_without_rendering()
     title, page = figure._suptitle.get_window_extent(), figure.bbox
