@@ -81,7 +81,7 @@ MOVED: dict[str, dict[str, str]] = {
         "detection.maps": "anomaly_volume map_slices",
         "detection.report": "Detection report_figure result_files telling_slices=representative_slices",
         "detection.score_text": "alarm_text score_tables score_text",
-        "files": "output_folder read_json writing",
+        "files": "output_folder writing",
         "tables": "align=align_table",
     },
     "detector": {

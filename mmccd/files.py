@@ -396,21 +396,6 @@ def _carry_over(old: Path, new: Path, ours: Collection[str]) -> None:
     shutil.copytree(old, new, symlinks=True, ignore=left_out, copy_function=link, dirs_exist_ok=True)
 
 
-def read_json(path: PathLikeStr) -> dict[str, Any]:
-    """Read a JSON object; empty where there is no such file.
-
-    Raises:
-        ValueError: if the file is damaged, cannot be read, or holds something else.
-    """
-    try:
-        found = json.loads(Path(path).read_text()) if Path(path).exists() else {}
-    except (ValueError, OSError) as error:
-        raise ValueError(f"Cannot read {path}: it is damaged; delete it and run again.") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"Cannot read {path}: it holds no JSON object; delete it and run again.")
-    return found
-
-
 def round_floats(x: Any) -> Any:
     """Round all floats in nested dicts and lists to five digits, which is more than a score is worth."""
     if isinstance(x, dict):
