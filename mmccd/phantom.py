@@ -81,25 +81,25 @@ def check_request(
     kind: str,  # must be one of `KINDS`
     seed: int,  # must be >= 0
     index: int,  # must be >= 0
-    slices: range,  # must have step 1 and lie in 0 to 154
+    slices: range,  # must go up and lie in 0 to 154
 ):
     "Raise ValueError where no such phantom exists."
     if kind not in KINDS:
         raise ValueError(f"unknown kind of phantom {kind!r}; choose one of {', '.join(KINDS)}")
     if seed < 0 or index < 0:
         raise ValueError(f"seed and index must be 0 or more, but they are {seed} and {index}")
-    if len(slices) == 0 or slices.step != 1 or not 0 <= slices[0] <= slices[-1] < GRID[2]:
-        raise ValueError(f"slices must be a range with step 1 inside 0 to {GRID[2] - 1}, but they are {slices}")
+    if len(slices) == 0 or not 0 <= slices[0] <= slices[-1] < GRID[2]:
+        raise ValueError(f"slices must be a range that goes up inside 0 to {GRID[2] - 1}, but they are {slices}")
 
 # %% ../nbs/components/01d_phantom.ipynb #f2dc8068
 def make_slab(
     kind: str,  # one of `KINDS`
     seed: int,  # of the data set, >= 0
     index: int,  # of the subject, >= 0
-    slices: range,  # axial slices, of 0 to 154
+    slices: range,  # axial slices, of 0 to 154, with any step
     twin: bool = True,  # also make the healthy twin (nothing for a healthy subject)
 ) -> Phantom:  # those slices
-    "Make neighbouring slices of one subject: anatomy, lesion, scanner, images."
+    "Make some slices of one subject: anatomy, lesion, scanner, images."
     rng = partial(stream, kind, seed, index)
     anatomy = Anatomy(rng, (*BOX, slices))
     lesion, ill = draw_lesion(kind, anatomy, rng), kind != "healthy"
@@ -111,7 +111,7 @@ def make_slab(
     images = [{m: to_grid(v) for m, v in d.items()} for d in acquire(rng, anatomy, mixes, [fault, Fault()], scanner)]
     tissue = np.stack([healthy[k] for k in HEALTHY]).argmax(0) + 1
     labels, affine = ((lesion.labels | fault.labels) * anatomy.brain).astype(np.uint8), AFFINE.copy()
-    affine[2, 3] += slices[0]
+    affine[2, 2:] = slices.step, slices[0]
     leading = (tissue * anatomy.brain).astype(np.uint8)
     return Phantom(
         id=phantom_id(kind, seed, index),
@@ -138,7 +138,7 @@ def join_slabs(
         volumes=images([s.volumes for s in slabs]),
         twin=images([s.twin for s in slabs]) if slabs[0].twin else None,
         **{k: stack(getattr(s, k) for s in slabs) for k in ("labels", "brain", "tissue")},
-        slices=range(slabs[0].slices.start, slabs[-1].slices.stop),
+        slices=range(slabs[0].slices.start, slabs[-1].slices.stop, slabs[0].slices.step),
     )
 
 
@@ -146,7 +146,7 @@ def make_phantom(
     kind: str,  # one of `KINDS`
     seed: int = 0,  # of the data set, >= 0
     index: int = 0,  # of the subject, >= 0; of the artefacts, even ones are drop-outs and odd ones spikes
-    slices: range | None = None,  # axial slices, of 0 to 154; None for all
+    slices: range | None = None,  # axial slices, of 0 to 154, such as range(3, 155, 8); None for all
     twin: bool = True,  # also make the healthy twin (nothing for a healthy subject)
 ) -> Phantom:  # its images, its twin's, and the truth
     "Make one subject; the same arguments give the same voxels, and no slice depends on which others are made."

@@ -49,12 +49,13 @@ def brats_offset(
     affine: np.ndarray,  # (4, 4) of the LPS grid
 ) -> int | None:  # place of the lowest axial slice on the BraTS grid; None where the volume lies on another grid
     "Find where a volume lies on the BraTS grid: 240 x 240 x 155 voxels of 1 mm. The one place that decides it."
-    if tuple(shape[:2]) != (240, 240) or not np.allclose(affine[:3, :3], np.diag([-1, -1, 1]), atol=1e-3):
+    step = max(round(float(affine[2, 2])), 1)  # millimetres from slice to slice
+    if tuple(shape[:2]) != (240, 240) or not np.allclose(affine[:3, :3], np.diag([-1, -1, step]), atol=1e-3):
         return None
-    if shape[2] == 155:
+    if shape[2] == 155 and step == 1:
         return 0  # all of it, wherever the header puts its origin
     lowest = int(np.round(affine[2, 3]))
-    is_part = np.allclose(affine[:2, 3], (0, 239), atol=1) and 0 <= lowest <= 155 - shape[2]
+    is_part = np.allclose(affine[:2, 3], (0, 239), atol=1) and 0 <= lowest < 155 - step * (shape[2] - 1)
     return lowest if is_part else None
 
 
@@ -63,7 +64,8 @@ def slice_places(
     affine: np.ndarray,  # (4, 4) of the LPS grid
 ) -> np.ndarray:  # (z,) place of each axial slice: on the BraTS grid where the volume lies there, else its index
     "Number the axial slices of a volume."
-    return np.arange(shape[2]) + (brats_offset(shape, affine) or 0)
+    lowest = brats_offset(shape, affine)
+    return np.arange(shape[2]) if lowest is None else lowest + round(float(affine[2, 2])) * np.arange(shape[2])
 
 # %% ../nbs/components/02c_slices.ipynb #e78068c9
 MIN_BRAIN = 5.0  # square centimetres of brain that a slice needs by default

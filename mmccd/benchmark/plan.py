@@ -255,6 +255,8 @@ def check_plan(plan: Plan, out: Path) -> None:
     try:
         old = dict(json.loads(record.read_bytes()))
         old["recipe"] = {RENAMED.get(k, k): v for k, v in old["recipe"].items()}
+        for heads in ("learn", "calibrate", "test"):
+            old["recipe"][heads] = {"every": 1} | old["recipe"][heads]  # plans older than `Phantoms.every`
     except (ValueError, TypeError, KeyError, AttributeError, OSError, RecursionError) as e:
         raise ValueError(f"cannot go on in {out}: its plan.json is damaged; choose another folder") from e
     if change := first_difference(old, decided):

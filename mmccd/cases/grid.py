@@ -11,7 +11,7 @@ from nibabel import orientations as ornt
 
 from mmccd.cases.header import Header
 from mmccd.errors import file_error
-from mmccd.slices import SLICE_RANGE, brats_offset
+from mmccd.slices import SLICE_RANGE, brats_offset, slice_places
 
 # header fields that say where the voxels lie
 GEOMETRY = (
@@ -131,8 +131,7 @@ def protocol_slices(shape: tuple[int, ...], affine: np.ndarray) -> range:
         shape: voxels along the three LPS axes.
         affine: (4, 4) of the LPS grid.
     """
-    offset = brats_offset(shape, affine)
-    if offset is None:
+    if brats_offset(shape, affine) is None:
         return range(shape[2])
-    inside = range(max(SLICE_RANGE[0] - offset, 0), min(SLICE_RANGE[-1] + 1 - offset, shape[2]))
-    return inside if len(inside) else range(shape[2])
+    inside = np.flatnonzero(np.isin(slice_places(shape, affine), SLICE_RANGE))
+    return range(inside[0], inside[-1] + 1) if len(inside) else range(shape[2])

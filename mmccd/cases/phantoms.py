@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mmccd.anatomy import KINDS
+from mmccd.anatomy import GRID, KINDS, VERSION
 from mmccd.files import (
     PATIENCE,
     folder_lock,
@@ -24,6 +24,8 @@ from mmccd.progress import track
 
 PathLikeStr = str | PathLike[str]
 
+MOST_APART = 31  # millimetres from slice to slice: five slices of a head
+
 
 @dataclass(frozen=True)
 class Phantoms:
@@ -37,6 +39,7 @@ class Phantoms:
         artefact: healthy subjects with an artefact of the scanner.
         seed: of all randomness.
         whole: make whole heads, not the wanted slices alone.
+        every: of each whole head make only the places that lie so far apart, the first at `index % every`; 1 to 31.
     """
 
     healthy: int = 0
@@ -46,19 +49,41 @@ class Phantoms:
     artefact: int = 0
     seed: int = 0
     whole: bool = False
+    every: int = 1
+
+    @property
+    def how(self) -> dict[str, Any]:
+        """How they are made, as the recipe of a store keeps it (`records.PhantomRecipe`)."""
+        thinned = {"every": self.every} if self.every > 1 else {}
+        return {"version": VERSION, "seed": self.seed, "whole": self.whole or bool(thinned)} | thinned
 
     def tasks(self) -> list[tuple[str, dict[str, Any]]]:
         """Return the name of each subject, and its origin: kind and index.
 
         Raises:
-            ValueError: if there is none.
+            ValueError: if there is none, or `every` leaves hardly a slice of a head.
         """
+        if not 1 <= self.every <= MOST_APART:
+            raise ValueError(f"Phantoms can be made of every slice to every {MOST_APART}st, got every {self.every}.")
         wanted = [(kind, i) for kind in KINDS for i in range(getattr(self, kind))]
         if not wanted:
             raise ValueError(
                 "There is nothing to prepare: ask for at least one phantom, such as healthy=1 (--healthy 1)."
             )
         return [(phantom_id(kind, self.seed, i), {"kind": kind, "index": i}) for kind, i in wanted]
+
+
+def phantom_places(how: dict[str, Any], index: int, slices: range | None) -> range | None:
+    """Return the axial places that are made of a subject; None for all.
+
+    Args:
+        how: from `Phantoms.how`.
+        index: of the subject.
+        slices: places that are wanted; None for all.
+    """
+    if "every" in how:
+        return range(index % how["every"], GRID[2], how["every"])
+    return None if how["whole"] else slices
 
 
 def save_nifti(volume: np.ndarray, path: PathLikeStr, affine: np.ndarray, dtype: Any = np.int16) -> None:

@@ -14,13 +14,13 @@ import numpy as np
 import torch
 
 from mmccd import __version__
-from mmccd.anatomy import MODALITIES, VERSION
+from mmccd.anatomy import MODALITIES
 from mmccd.cases.case import Case
 from mmccd.cases.filenames import nfc
 from mmccd.cases.health import check_no_lesion
 from mmccd.cases.names import find_cases
 from mmccd.cases.people import check_subjects, store_subjects
-from mmccd.cases.phantoms import Phantoms
+from mmccd.cases.phantoms import Phantoms, phantom_places
 from mmccd.cases.records import (
     FORMAT,
     Place,
@@ -223,8 +223,8 @@ def load_source(source: Source, recipe: Recipe) -> Case:
         if recipe["healthy"]:
             check_no_lesion(case, source)
         return case
-    how, slices = recipe["phantom"], recipe["slices"]
-    wanted = None if how["whole"] or slices is None else range(slices[0], slices[1] + 1)
+    how, slices = recipe["phantom"], recipe["slices"] and range(recipe["slices"][0], recipe["slices"][1] + 1)
+    wanted = phantom_places(how, source["index"], slices)
     subject = make_phantom(source["kind"], how["seed"], source["index"], wanted, twin=False)
     return Case.from_phantom(subject, modalities=recipe["modalities"])
 
@@ -300,7 +300,7 @@ def plan(
     if modalities is None:
         from_data = MODALITIES if isinstance(raw, Phantoms) else first_modalities(tasks, left_out)
         modalities = old["modalities"] if old else from_data
-    phantom = {"version": VERSION, "seed": raw.seed, "whole": raw.whole} if isinstance(raw, Phantoms) else None
+    phantom = raw.how if isinstance(raw, Phantoms) else None
     wanted = [modalities] if isinstance(modalities, str) else list(modalities)
     recipe = make_recipe(modalities=wanted, phantom=phantom, **options)
     if old and old["format"] != FORMAT:

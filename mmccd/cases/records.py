@@ -17,7 +17,7 @@ import numpy as np
 from annotated_types import Ge, Le, Len
 from typing_extensions import TypedDict
 
-from mmccd.anatomy import MODALITIES
+from mmccd.anatomy import GRID, MODALITIES
 from mmccd.errors import display_name
 from mmccd.files import LOCK, PART, user_path
 from mmccd.intensity import check_method
@@ -47,6 +47,7 @@ class PhantomRecipe(TypedDict):
     version: Natural
     seed: Natural
     whole: bool
+    every: NotRequired[Annotated[int, Ge(2), Le(GRID[2])]]
 
 
 class StoredRecipe(TypedDict):

@@ -78,6 +78,15 @@ class PrepareOptions(Options):
             help="Make whole phantom heads, and measure brightness over them as in real scans: ten times slower.",
         ),
     ] = False
+    every: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Of each whole phantom head make every Nth axial place only, beginning at another place from head to "
+            "head (index modulo N); brightness is measured over these. Many heads for little time.",
+        ),
+    ] = 1
     subjects: Subjects = None
     jobs: Annotated[
         int,
@@ -95,7 +104,7 @@ def source(options: PrepareOptions) -> Any:
         ValueError: if phantoms are wanted of a place that is not the word phantom.
     """
     counts = {k: getattr(options, k) for k in ("healthy", "glioma", "ms", "infarct")}
-    made = any(counts.values()) or options.whole
+    made = any(counts.values()) or options.whole or options.every > 1
     if options.raw != "phantom" and made:
         raise ValueError(
             f"{options.raw} is not the word phantom, but phantoms are asked for: put phantom in its place, "
@@ -105,7 +114,7 @@ def source(options: PrepareOptions) -> Any:
         return options.raw
     from mmccd.cases.phantoms import Phantoms
 
-    return Phantoms(**counts, seed=options.seed, whole=options.whole)
+    return Phantoms(**counts, seed=options.seed, whole=options.whole, every=options.every)
 
 
 def print_store(result: dict[str, Any], json: str = "") -> int:
@@ -137,7 +146,7 @@ def print_store(result: dict[str, Any], json: str = "") -> int:
 @command(
     PrepareOptions,
     epilog="Example: mmccd prepare BraTS2021 slices.zarr --slices 30:125 --size 128. "
-    "Phantoms: mmccd prepare phantom slices.zarr --healthy 40 --glioma 10 --slices 70:89 --seed 1",
+    "Phantoms: mmccd prepare phantom slices.zarr --healthy 400 --every 8 --slices 30:125 --seed 1",
 )
 def prepare(options: PrepareOptions) -> int:
     """Write a store of slices for training: each case is read once. The same command goes on where it was stopped."""

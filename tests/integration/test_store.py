@@ -108,6 +108,29 @@ def test_whole_heads_and_parts(tmp_path):
     )
 
 
+def test_every_nth_place_of_whole_heads(tmp_path):
+    "Beginning at another place from head to head; what is stored is what the whole head has there."
+    few = Phantoms(healthy=2, every=31, seed=3)
+    options = dict(size=32, slices=range(30, 126), modalities=["t1", "t2"], progress=False)
+    assert prepare(few, tmp_path / "few", **options)["slices"] == 8
+    store = SliceStore(tmp_path / "few")
+    places = {id[-1]: [r.place for r in store.table if r.id == id] for id in store.ids}
+    assert places == {"0": [31, 62, 93, 124], "1": [32, 63, 94, 125]}
+    assert store.recipe["phantom"] == {"version": 1, "seed": 3, "whole": True, "every": 31}
+    whole = Case.from_phantom(make_phantom("healthy", 3, 1, range(63, 64)))
+    got = store.dataset().batch([5])
+    assert torch.equal(got["brain"], resize_labels(whole.brain_slices(0), 32))
+    x, y = (v[got["brain"]] for v in (got["t2"], resize(whole.slices("t2", 0), 32)))
+    torch.testing.assert_close(torch.corrcoef(torch.stack([x, y]))[0, 1], torch.tensor(1.0), rtol=0, atol=5e-3)
+    before = contents(tmp_path / "few")
+    more = prepare(Phantoms(healthy=3, every=31, seed=3), tmp_path / "few", **options)
+    assert (more["kept"], more["new"]) == (2, 1)
+    assert {k: v for k, v in contents(tmp_path / "few")[1].items() if k in before[1]} == before[1]
+    for other in (Phantoms(healthy=3, every=30, seed=3), Phantoms(healthy=3, whole=True, seed=3)):
+        assert "every 31), not of phantoms" in sentence(prepare, other, tmp_path / "few", **options)
+    assert "every 31st, got every 40" in sentence(prepare, Phantoms(healthy=1, every=40), tmp_path / "no", **options)
+
+
 def test_values(raw, tmp_path):
     prepare(raw, tmp_path / "s", **SMALL)
     data = SliceStore(tmp_path / "s").dataset(tumour_free=False)

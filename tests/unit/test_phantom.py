@@ -67,6 +67,23 @@ def test_a_slice_does_not_depend_on_its_neighbours(subjects):
         np.testing.assert_array_equal(one.labels[..., 0], many.labels[..., 1])
 
 
+def test_distant_slices_are_those_of_the_whole_head(subjects):
+    few = make_phantom("ms", seed=3, index=1, slices=range(14, 155, 63), twin=False)
+    assert few.slices == range(14, 155, 63)
+    for m in MODALITIES:
+        np.testing.assert_array_equal(few.volumes[m][..., 1], subjects["ms"].volumes[m][..., 0])
+    for k in ("labels", "brain", "tissue"):
+        np.testing.assert_array_equal(getattr(few, k)[..., 1], getattr(subjects["ms"], k)[..., 0])
+    for k, z in enumerate(few.slices):  # the affine says where each slice lies
+        np.testing.assert_array_equal(few.affine @ [5, 7, k, 1], AFFINE @ [5, 7, z, 1])
+
+
+@pytest.mark.parametrize("slices", [range(0), range(9, 3, -1), range(150, 160, 9), range(-1, 9, 5)])
+def test_slices_outside_the_grid_or_downwards(slices):
+    with pytest.raises(ValueError, match="a range that goes up inside 0 to 154"):
+        make_phantom("healthy", slices=slices)
+
+
 def test_slabs_join_to_the_same_voxels(subjects):
     whole, parts = subjects["glioma"], [make_slab("glioma", 3, 1, range(z, z + 1)) for z in SLICES]
     joined = join_slabs(parts)

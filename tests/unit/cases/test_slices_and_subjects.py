@@ -345,6 +345,17 @@ def test_prepare_and_evaluate_take_the_same_slices(shape, origin, offset):
         assert places[list(scored)].tolist() == [p for p in places if p in SLICE_RANGE]
 
 
+@pytest.mark.parametrize(("n", "step", "first", "offset"), [(19, 8, 3, 3), (3, 77, 0, 0), (19, 8, 11, None)])
+def test_every_nth_slice_of_the_brats_grid(n, step, first, offset):
+    affine = LPS @ np.diag([1.0, 1, step, 1])
+    affine[:3, 3] = 0, 239, first
+    assert brats_offset((240, 240, n), affine) == offset
+    scored, places = protocol_slices((240, 240, n), affine), slice_places((240, 240, n), affine)
+    assert places.tolist() == (list(range(n)) if offset is None else [first + step * k for k in range(n)])
+    middle = [k for k, p in enumerate(places) if p in SLICE_RANGE] if offset is not None else []
+    assert list(scored) == (middle or list(range(n)))
+
+
 def test_voxels_of_another_size_are_no_brats_grid():
     assert brats_offset((240, 240, 155), np.diag([-1.0, -1, 1.2, 1])) is None
     assert brats_offset((240, 240, 155), np.diag([1.0, -1, 1, 1])) is None
