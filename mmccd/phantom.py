@@ -98,9 +98,10 @@ def make_slab(
     index: int,  # of the subject, >= 0
     slices: range,  # axial slices, of 0 to 154, with any step
     twin: bool = True,  # also make the healthy twin (nothing for a healthy subject)
+    rng=None,  # function: name of a stream -> NumPy generator; None: the subject's own streams
 ) -> Phantom:  # those slices
     "Make some slices of one subject: anatomy, lesion, scanner, images."
-    rng = partial(stream, kind, seed, index)
+    rng = rng or partial(stream, kind, seed, index)
     anatomy = Anatomy(rng, (*BOX, slices))
     lesion, ill = draw_lesion(kind, anatomy, rng), kind != "healthy"
     fault = draw_fault(anatomy, rng("fault"), spike=index % 2 == 1) if kind == "artefact" else Fault()
