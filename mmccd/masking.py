@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['MASKS', 'POOLINGS', 'width_and_step', 'strip', 'strips', 'condition', 'published_masks', 'even_masks',
-           'disjoint_masks', 'block_masks', 'pool', 'std_over_masks', 'MaskPlan', 'random_strips']
+           'disjoint_masks', 'block_masks', 'pool', 'std_over_masks', 'MaskPlan', 'random_strips', 'random_blobs',
+           'random_masks']
 
 # %% ../nbs/components/11_masking.ipynb #f020b167
 from collections.abc import Iterable
@@ -12,6 +13,7 @@ from collections.abc import Iterable
 import torch
 from einops import rearrange, repeat
 from torch import Tensor
+from torch.nn import functional as F
 
 from .aliases import old_names
 
@@ -224,3 +226,39 @@ def random_strips(
 
 # %% ../nbs/components/11_masking.ipynb #371c3be0
 __getattr__ = old_names(__name__)  # of version 0.1.0, with a warning
+
+# %% ../nbs/components/11_masking.ipynb #b10b5a12
+def random_blobs(
+    n: int,  # masks
+    size: int,  # pixels along a side of the slice, at least 16
+    generator: torch.Generator | None = None,  # draws them
+    shares: tuple[float, float] = (0.05, 0.6),  # least and largest share of the slice that a mask hides
+) -> Tensor:  # bool (n 1 size size), on the generator's device
+    "Masks of any shape: smooth noise, of a coarseness drawn for each, above a threshold drawn for each."
+    device = generator.device if generator is not None else "cpu"
+    fields = []
+    for k in (4, 8, 16):  # numbers along a side
+        coarse = torch.randn(n, 1, k, k, generator=generator, device=device)
+        fields.append(F.interpolate(coarse, size=(size, size), mode="bilinear", align_corners=False))
+    which = torch.randint(0, len(fields), (n,), generator=generator, device=device)
+    field = torch.stack(fields)[which, torch.arange(n, device=device)]
+    low, high = shares
+    count = (low + (high - low) * torch.rand(n, generator=generator, device=device)) * size**2
+    rank = field.flatten(1).argsort(1, descending=True).argsort(1)  # 0 for the largest
+    return rank.reshape(field.shape) < count[:, None, None, None]
+
+
+def random_masks(
+    n: int,  # masks
+    size: int,  # pixels along a side of the slice
+    augment_masks: bool = False,  # as in `random_strips`
+    blobs: float = 0.0,  # share of the masks that are blobs, in [0, 1]
+    generator: torch.Generator | None = None,  # draws them
+) -> Tensor:  # bool (n 1 size size), on the generator's device
+    "A mask for each sample of a training batch: strips, and blobs in their share."
+    masks = random_strips(n, size, augment_masks, generator)
+    if not blobs:
+        return masks
+    chosen = torch.rand(n, generator=generator, device=masks.device) < blobs
+    return torch.where(chosen[:, None, None, None], random_blobs(n, size, generator), masks)
+
