@@ -98,6 +98,13 @@ class Detector(nn.Module):
     ) -> Tensor:  # scalar
         raise ValueError(f"{type(self).__name__} has nothing to train: calibrate it on healthy slices instead")
 
+    def validation_scores(
+        self,
+        batch: dict,  # a few healthy slices by modality, each (b 1 h w), and "brain"
+        generator=None,  # source of randomness
+    ) -> dict[str, float]:  # what the log of a training shows beside the loss; nothing unless a subclass has something
+        return {}
+
     @torch.no_grad()
     def anomaly_map(
         self,

@@ -33,8 +33,9 @@ def edge_distance(
     from scipy.ndimage import distance_transform_edt
 
     flat = mask.cpu().reshape(-1, *mask.shape[-2:])
-    deep = [torch.from_numpy(distance_transform_edt(m)) if not m.all() else torch.full(m.shape, torch.inf) for m in flat]
-    return torch.stack(deep).reshape(mask.shape).float().to(mask.device)
+    whole = torch.full(mask.shape[-2:], torch.inf)
+    deep = [whole if m.all() else torch.from_numpy(distance_transform_edt(m)).float() for m in flat]
+    return torch.stack(deep).reshape(mask.shape).to(mask.device)
 
 
 # %% ../nbs/components/11c_imagination.ipynb #0c11c011

@@ -70,6 +70,14 @@ class TrainOptions(Options):
             "such as cycle, or RUN, its folder.  [default: both are trained]",
         ),
     ] = ""
+    start: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME|RUN",
+            help="For mmccd and masked: begin with the weights that another one, such as a masked one with the same "
+            "network, uses on the way to the target.  [default: weights drawn at random]",
+        ),
+    ] = ""
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in RUN, or start it where there is none.")
     ] = False
@@ -143,18 +151,19 @@ def check_method(options: TrainOptions) -> "Detector":
         raise ValueError(f"{method.name} takes one modality only: leave --target out")
     if options.modalities and not hasattr(detector.config, "modalities"):
         raise ValueError(f"{method.name} knows one pair of modalities only: leave --modalities out")
-    if options.decoder and not method.decoder_from:
-        raise ValueError(f"{method.name} learns its own decoder: leave --decoder out")
+    for name in ("decoder", "start"):
+        if getattr(options, name) and not method.decoder_from:
+            raise ValueError(f"{method.name} learns its own networks: leave --{name} out")
     return detector
 
 
-def load_decoder(name: str, input: str, target: str) -> "Detector":
-    """Return the trained detector that a decoder is taken from.
+def load_other(name: str, input: str, target: str) -> "Detector":
+    """Return the trained detector that a network is taken from.
 
     Args:
         name: a method whose weights come with the package, a packaged name, or a folder.
-        input: modality that the decoder leads to.
-        target: modality that it starts from.
+        input: modality that it takes, and that its decoder leads to.
+        target: modality that its decoder starts from.
     """
     from mmccd.detector import load_detector
 
@@ -187,7 +196,8 @@ def train(options: TrainOptions) -> None:
     config = make_config(options.preset, **{k: getattr(options, k) for k in OPTIONS})
     first, fields = check_method(options), detector_fields(options)
     input, target = fields["input"], fields.get("target", "")
-    cycle = load_decoder(options.decoder, first.config.input, first.config.target) if options.decoder else None
+    pair = first.config.input, getattr(first.config, "target", "")
+    cycle, other = (load_other(name, *pair) if name else None for name in (options.decoder, options.start))
     lists = options.train_list, options.val_list
     data, val = store_data(
         options.store, input, target, options.val, *lists, options.seed, fields["modalities"], options.subjects
@@ -195,10 +205,13 @@ def train(options: TrainOptions) -> None:
     detector = new_detector(
         options.method, options.seed, **fields, **{k: data.recipe[k] for k in ("size", "fov", "normalisation")}
     )
-    if cycle:
-        from mmccd.masked_diffusion import MMCCD, load_frozen_decoder
+    if cycle or other:
+        from mmccd.masked_diffusion import MMCCD, load_frozen_decoder, load_start
 
-        load_frozen_decoder(cast(MMCCD, detector), cycle)
+        if cycle:
+            load_frozen_decoder(cast(MMCCD, detector), cycle)
+        if other:
+            load_start(cast(MMCCD, detector), other)
     record = fit(detector, data, val, options.out, config, options.resume, options.device)
     put_json(record, options.json)
     if options.json != "-":

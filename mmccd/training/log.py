@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from mmccd.training.data import TrainingData
 
-COLUMNS = ("step", "samples", "loss", "lr", "grad_norm", "val_loss", "threshold", "seconds")
+COLUMNS = ("step", "samples", "loss", "lr", "grad_norm", "val_loss", "threshold", "imagination_r2", "seconds")
 Row = dict[str, Any]  # a line of the log: some of COLUMNS
 
 
