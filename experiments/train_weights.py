@@ -36,10 +36,11 @@ from mmccd.cli import main as mmccd_command
 from mmccd.detection.maps import map_slices
 from mmccd.detector import Detector, Threshold, calibrate, fingerprint, healthy_threshold, load_detector, save_variants
 from mmccd.files import write_atomic
+from mmccd.intensity import BACKGROUND
 from mmccd.masked_diffusion import with_config
-from mmccd.runtime import duration
+from mmccd.runtime import duration, evenly_spaced
 from mmccd.schemas import checked
-from mmccd.slices import SLICE_RANGE
+from mmccd.slices import SLICE_RANGE, resize, resize_labels
 from mmccd.tables import markdown_table
 from mmccd.unet import count_parameters
 from mmccd.weights.hub import WEIGHTS
@@ -179,9 +180,21 @@ def calibration_of(detector: Detector, store: Path, places: list[int]) -> dict[s
     return {"threshold": h, **rates, **counts, "fpr_of_subjects": [min(shares), max(shares)], **whole, **about}
 
 
-def calibrate_variant(run: Path, name: str, store: Path, places: list[int]) -> dict[str, Any]:
-    """The calibration of one variant of a run."""
-    return calibration_of(variant(as_packed(run), name), store, places)
+def fit_healthy(detector: Detector, store: Path, places: list[int], slices: int = 64) -> None:
+    """Let a detector measure what it needs on some of the slices that will set its threshold."""
+    data, config = SliceStore(store).dataset(in_memory=False), detector.config
+    chosen = [k for k, r in enumerate(data.rows) if r.place in (places or SLICE_RANGE)]
+    batch = data.batch([chosen[i] for i in evenly_spaced(len(chosen), slices)])
+    edge = BACKGROUND.get(config.normalisation, -1.0)
+    x, brain = resize(batch[config.input], config.size, edge), resize_labels(batch["brain"], config.size)
+    detector.eval().fit_healthy(x, brain)
+
+
+def calibrate_variant(run: Path, name: str, store: Path, places: list[int]) -> tuple[Any, dict[str, Any]]:
+    """The config and the calibration of one variant of a run, both set on the healthy subjects of a store."""
+    detector = variant(as_packed(run), name)
+    fit_healthy(detector, store, places)
+    return detector.config, calibration_of(detector, store, places)
 
 
 def head_slices(seed: int, index: int) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
@@ -218,9 +231,9 @@ def pack(method: str, settings: Settings, stores: dict[str, str], work: Path, ou
     names = variant_names(detector)
     tasks = [(run, name, store, settings.places) for name in names]
     detectors = {}
-    for name, calibration in zip(names, in_parallel(calibrate_variant, tasks, jobs)):
+    for name, (config, calibration) in zip(names, in_parallel(calibrate_variant, tasks, jobs)):
         detectors[name] = variant(detector, name)
-        detectors[name].calibration = calibration
+        detectors[name].config, detectors[name].calibration = config, calibration
         low, high = calibration["fpr_of_subjects"]
         print(f"{method}-{name}: threshold {calibration['threshold']:.4g}, in single subjects {low:.2%} to {high:.2%}")
     save_variants(detectors, out / method, half=True)

@@ -122,6 +122,9 @@ class Detector(nn.Module):
             raise ValueError(f"{type(self).__name__} gave NaN or infinite scores: its weights may have diverged")
         return a
 
+    def fit_healthy(self, x, brain, generator=None):
+        pass  # what a method measures on healthy slices (b 1 h w) before its threshold is chosen; in general nothing
+
     def segment(
         self,
         anomaly: Tensor,  # map from `anomaly_map`, any shape
@@ -214,7 +217,9 @@ def calibrate(
     **record,  # anything else to keep with the threshold
 ) -> Detector:  # the same detector, with `calibration` set
     "Choose the threshold of a detector on healthy slices; no lesion label is needed."
-    brain = check_slices(x, brain)
+    brain, mode = check_slices(x, brain), detector.training
+    detector.eval().fit_healthy(x.float().to(detector.device), brain.to(detector.device), generator)
+    detector.train(mode)
     parts = zip(x.split(batch_size), brain.split(batch_size))
     maps = ((detector.anomaly_map(s.float().to(detector.device), b, generator).cpu(), b.cpu()) for s, b in parts)
     values = torch.cat([a[b] for a, b in maps])  # on the CPU: not every device has float64, which the rates need

@@ -26,6 +26,8 @@ Natural = Annotated[int, Ge(0), Le(2**53)]  # whole numbers that every reader of
 Share = Annotated[float, Ge(0), Le(1)]
 # settings of networks: ranges far beyond what is useful, so that no file makes us build what no computer can hold
 Pixels = Annotated[int, Ge(1), Le(1024)]  # along a side of a slice
+Frequency = Annotated[float, Ge(0), Le(1024)]  # cycles along a side of a slice
+SquaredError = Annotated[float, Ge(0), Le(1e9)]  # of a pixel
 Millimetres = Annotated[float, Ge(20), Le(1000)]  # along a side of a slice
 Channels = Annotated[int, Ge(1), Le(4096)]
 Few = Annotated[int, Ge(1), Le(64)]  # blocks, heads, multiples
