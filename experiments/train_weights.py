@@ -17,7 +17,7 @@ import json
 import shlex
 import shutil
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -34,11 +34,21 @@ from mmccd.cases.case import Case
 from mmccd.cases.store import SliceStore
 from mmccd.cli import main as mmccd_command
 from mmccd.detection.maps import map_slices
-from mmccd.detector import Detector, Threshold, calibrate, fingerprint, healthy_threshold, load_detector, save_variants
+from mmccd.detector import (
+    Detector,
+    Threshold,
+    calibrate,
+    fingerprint,
+    healthy_threshold,
+    load_detector,
+    save_detector,
+    save_variants,
+    with_config,
+)
+from mmccd.error_map import ErrorMapConfig, ReconstructionDetector, fit_expected_error
 from mmccd.files import write_atomic
 from mmccd.intensity import BACKGROUND
-from mmccd.masked_diffusion import with_config
-from mmccd.runtime import duration, evenly_spaced
+from mmccd.runtime import duration, evenly_spaced, single_thread
 from mmccd.schemas import checked
 from mmccd.slices import SLICE_RANGE, resize, resize_labels
 from mmccd.tables import markdown_table
@@ -59,6 +69,9 @@ class Settings:
         places: Axial places whose slices set the thresholds; empty: those of whole heads, of which 70 to 89 count.
         recipe: The result whose scores the card quotes.
         rivals: Rows beside them, by heading.
+        error: Fields of an `ErrorMapConfig`: how the error becomes the map; where it says so, the expected error is
+            learned from the healthy heads of the store `expect`.
+        expect_slices: How many of their slices it is learned from.
     """
 
     title: str
@@ -72,6 +85,8 @@ class Settings:
     loss: str
     limits: str
     sampler: str = ""
+    error: dict[str, Any] = field(default_factory=dict)
+    expect_slices: int = 240
 
 
 @dataclass(frozen=True)
@@ -123,11 +138,31 @@ def train(method: str, settings: Settings, stores: dict[str, str], work: Path) -
     return run
 
 
+def rounded(d: Detector) -> Detector:
+    """The detector itself, its tensors rounded to float16."""
+    d.load_state_dict({k: v.half().float() if v.is_floating_point() else v for k, v in d.state_dict().items()})
+    return d
+
+
 def as_packed(run: Path) -> Detector:
     """A trained detector as it will be loaded: float16, and with the sampler `fast`."""
-    d = load_detector(run)
-    d.load_state_dict({k: v.half().float() if v.is_floating_point() else v for k, v in d.state_dict().items()})
+    d = rounded(load_detector(run))
     return with_config(d, sampler="fast") if hasattr(d.config, "sampler") else d
+
+
+def with_error_map(detector: Detector, settings: Settings, stores: dict[str, str], work: Path) -> Detector:
+    """The detector with the error map of its settings, its expected error learned and rounded as it will be packed."""
+    if not settings.error:
+        return detector
+    detector = with_config(detector, error=ErrorMapConfig(**settings.error))
+    if not isinstance(detector, ReconstructionDetector) or not detector.config.error.expected:
+        return detector
+    run_command(f"mmccd prepare phantom {work}/expect.zarr {stores['expect']}")
+    data = SliceStore(work / "expect.zarr").dataset(in_memory=False)
+    batch = data.batch(evenly_spaced(len(data), settings.expect_slices))
+    with single_thread():
+        fit_expected_error(detector, batch, torch.Generator().manual_seed(0))
+    return rounded(detector)
 
 
 def variant(detector: Detector, name: str) -> Detector:
@@ -190,9 +225,9 @@ def fit_healthy(detector: Detector, store: Path, places: list[int], slices: int 
     detector.eval().fit_healthy(x, brain)
 
 
-def calibrate_variant(run: Path, name: str, store: Path, places: list[int]) -> tuple[Any, dict[str, Any]]:
-    """The config and the calibration of one variant of a run, both set on the healthy subjects of a store."""
-    detector = variant(as_packed(run), name)
+def calibrate_variant(folder: Path, name: str, store: Path, places: list[int]) -> tuple[Any, dict[str, Any]]:
+    """Config and calibration of one variant of a detector in a folder, both set on the healthy subjects of a store."""
+    detector = variant(load_detector(folder), name)
     fit_healthy(detector, store, places)
     return detector.config, calibration_of(detector, store, places)
 
@@ -227,9 +262,10 @@ def pack(method: str, settings: Settings, stores: dict[str, str], work: Path, ou
     """Train and calibrate a method and put its folder in its place; the run it comes from."""
     run, store = train(method, settings, stores, work), work / "calibrate.zarr"
     run_command(f"mmccd prepare phantom {store} {stores['calibrate']}")
-    detector = as_packed(run)
+    detector = with_error_map(as_packed(run), settings, stores, work)
+    ready = save_detector(detector, work / f"packed-{method}")  # for other processes
     names = variant_names(detector)
-    tasks = [(run, name, store, settings.places) for name in names]
+    tasks = [(ready, name, store, settings.places) for name in names]
     detectors = {}
     for name, (config, calibration) in zip(names, in_parallel(calibrate_variant, tasks, jobs)):
         detectors[name] = variant(detector, name)
@@ -322,6 +358,18 @@ def facts(run: Path, detectors: list[Detector]) -> dict[str, Any]:
     }
 
 
+def error_map_words(settings: Settings, stores: dict[str, str]) -> str:
+    """How the error becomes the map, in words."""
+    c = ErrorMapConfig(**settings.error)
+    words = [f"{c.how} of the error over {c.window}x{c.window} pixels"] if c.window > 1 else ["the error"]
+    if c.expected:
+        words.append(
+            "divided by what a small network expects of healthy tissue, from the reconstruction alone; learned from "
+            f"{settings.expect_slices} slices of further healthy heads (`{stores['expect']}`)"
+        )
+    return ", ".join(words)
+
+
 def write_card(method: str, settings: Settings, stores: dict[str, str], limits: str, run: Path, out: Path) -> None:
     """Card, curve and log of the training, beside the tensors."""
     names = variant_names(load_detector(out / method))
@@ -336,6 +384,7 @@ def write_card(method: str, settings: Settings, stores: dict[str, str], limits: 
         ["settings", f"seed {t['seed']}, AdamW {t['lr']:g}, averaged weights ({t['ema']})"],
         ["loss", f"{settings.loss}: {f['loss']} ([curve](curve.png), [log](log.csv))"],
         *([["sampler", settings.sampler]] if settings.sampler else []),
+        *([["map", error_map_words(settings, stores)]] if settings.error else []),
         [
             "thresholds",
             f"{c['fpr']:.0%} of the brain of {c['subjects']} other healthy subjects lies above ({c['data']}); "

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from .aliases import old_names
 from .detector import SIGNS, Detector
+from .error_map import ErrorMapConfig, ReconstructionDetector, resolve_error_map
 from .intensity import DEFAULT, check_method
 from .schemas import Count, Millimetres, Names, Pixels
 from .slices import FOV
@@ -70,6 +71,7 @@ class ReconstructionConfig:
     normalisation: str = DEFAULT  # normalisation of its slices, as in `intensity.normalise`
     fov: Millimetres = FOV  # field of view: millimetres along a side of its slices
     modalities: Names = ()  # one network for all of these, with a label; (): `input` alone
+    error: ErrorMapConfig = ErrorMapConfig()  # how the error becomes the map
 
     def __post_init__(self):
         if self.input not in SIGNS:
@@ -81,6 +83,7 @@ class ReconstructionConfig:
             known = ", ".join(self.modalities)
             raise ValueError(f"{self.input} is not among the modalities of the network, {known}")
         check_method(self.normalisation)
+        object.__setattr__(self, "error", resolve_error_map(self.error))
 
     def set_unet(
         self,
@@ -113,10 +116,10 @@ def draw_modalities(
     return fill_background(torch.stack([batch[names[k]][i] for i, k in enumerate(drawn.tolist())]), brain), drawn
 
 # %% ../nbs/components/14_baselines.ipynb #48ac30d7
-class Reconstruction(Detector):
+class Reconstruction(ReconstructionDetector):
     "Reconstructs the image as if it were healthy; the score is the squared error. Subclasses say how."
 
-    Config, map_top = ReconstructionConfig, 0.5
+    Config = ReconstructionConfig
 
     def label(
         self,
@@ -139,8 +142,9 @@ class Reconstruction(Detector):
     def _reconstruct(self, x, brain, label=None, generator=None):
         raise NotImplementedError("a subclass says how it reconstructs slices with a background of -1")
 
-    def score(self, x, brain, generator=None):
-        return squared_error_map(self.reconstruct(x, brain, generator), x, brain)
+    def errors(self, x, brain, generator=None):
+        reconstruction = self.reconstruct(x, brain, generator)
+        return squared_error_map(reconstruction, x, brain), reconstruction
 
     def for_modality(
         self,

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from .detector import Detector
+from .error_map import ErrorMapConfig, ReconstructionDetector, resolve_error_map
 from .intensity import DEFAULT, check_method
 from .schemas import Millimetres, Names, Pixels
 from .slices import FOV
@@ -30,6 +30,7 @@ class CyclicUNetConfig:
     fov: Millimetres = FOV  # field of view: millimetres along a side of its slices
     modalities: Names = ()  # one network for all directed pairs of these; (): two networks, forward and back
     unet: UNetConfig | str = "tiny"  # the network, or its size by name; `size` and `labels` are set here
+    error: ErrorMapConfig = ErrorMapConfig()  # how the error becomes the map
 
     def __post_init__(self):
         put = lambda name, value: object.__setattr__(self, name, value)
@@ -38,12 +39,13 @@ class CyclicUNetConfig:
         check_method(self.normalisation)
         labels = len(directed_pairs(self.modalities)) if self.modalities else 0
         put("unet", resolve_unet(self.unet, size=self.size, labels=labels))
+        put("error", resolve_error_map(self.error))
 
 # %% ../nbs/components/09_cycle.ipynb #17d3739c
-class CyclicUNet(Detector):
+class CyclicUNet(ReconstructionDetector):
     "Translates forward and back with U-Nets; the score is the squared error (MMCCD without diffusion and masks)."
 
-    Config, map_top = CyclicUNetConfig, 0.5
+    Config = CyclicUNetConfig
 
     def __init__(
         self,
@@ -69,8 +71,13 @@ class CyclicUNet(Detector):
     ) -> Tensor:  # slices of modality `input` (b 1 h w), -1 outside the brain
         return self.translator(y, brain, self.config.target, self.config.input)
 
-    def score(self, x, brain, generator=None):
-        return squared_error_map(self.translate_back(self.translate(x, brain), brain), x, brain)
+    @property
+    def variants(self):
+        return directed_pairs(self.config.modalities or (self.config.input, self.config.target))
+
+    def errors(self, x, brain, generator=None):
+        back = self.translate_back(self.translate(x, brain), brain)
+        return squared_error_map(back, x, brain), back
 
     def loss(self, batch, generator=None):
         return translation_loss(self.translator, batch, generator)

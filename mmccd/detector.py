@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['SIGNS', 'read_off_brain', 'check_slices', 'Detector', 'ThresholdConfig', 'Threshold', 'EverythingPositiveConfig',
            'EverythingPositive', 'healthy_threshold', 'calibrate', 'class_name', 'describe', 'tensors_of',
-           'non_defaults', 'fingerprint', 'save_detector', 'save_variants', 'find_class', 'load_detector']
+           'non_defaults', 'fingerprint', 'save_detector', 'save_variants', 'find_class', 'load_detector',
+           'with_config']
 
 # %% ../nbs/components/03_detector.ipynb #f020b167
 import hashlib
 import json
 import math
-from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 
 import torch
@@ -358,3 +359,16 @@ def load_detector(
 
 # %% ../nbs/components/03_detector.ipynb #16e6aeab
 __getattr__ = old_names(__name__)  # of version 0.1.0, with a warning
+
+# %% ../nbs/components/03_detector.ipynb #ac3de2b3
+def with_config(
+    detector: Detector,  # any detector
+    **changes,  # fields of its config
+) -> Detector:  # a new one with the same weights, not calibrated
+    'The same networks, used in another way: `with_config(d, sampler="paper")`.'
+    with torch.random.fork_rng([]):
+        other = type(detector)(replace(detector.config, **changes))  # its first weights are drawn, and overwritten
+    other.load_state_dict(detector.state_dict(), strict=False)
+    for name in {"batch_size", "show_progress"} & set(vars(detector)):
+        setattr(other, name, getattr(detector, name))
+    return other.to(detector.device).eval()

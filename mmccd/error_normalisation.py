@@ -9,8 +9,8 @@ __all__ = ['healthy_mean', 'fit_healthy_mean']
 import torch
 from torch import Tensor
 
-from .detector import Detector
-from .masked_diffusion import MMCCD, with_config
+from .detector import Detector, with_config
+from .masked_diffusion import MMCCD
 
 # %% ../nbs/components/12b_error_normalisation.ipynb #44272e79
 @torch.no_grad()

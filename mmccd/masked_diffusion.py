@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NORMALISERS', 'resolve_named', 'MMCCDConfig', 'MaskedCycleTrace', 'MMCCD', 'imagination_of', 'mean_imagination',
-           'with_config', 'masked_errors', 'masked_anomaly_map', 'cycle_loss', 'find_decoder', 'load_frozen_decoder',
+           'masked_errors', 'pooled_errors', 'masked_anomaly_map', 'cycle_loss', 'find_decoder', 'load_frozen_decoder',
            'load_start', 'MaskedUNetConfig', 'MaskedUNet']
 
 # %% ../nbs/components/12_masked_diffusion.ipynb #f020b167
@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from .aliases import old_names
-from .detector import Detector
+from .detector import Detector, with_config
 from .diffusion import SCHEDULES, Step
+from .error_map import ErrorMapConfig, ReconstructionDetector, resolve_error_map
 from .imagination import imagination_r2
 from .intensity import DEFAULT, check_method
 from mmccd.masked_translation import (
@@ -74,6 +75,7 @@ class MMCCDConfig:
     sampler: Sampler | str = "fast"  # which masks and steps: a `Sampler`, "paper" or "fast"
     extra_targets: Names = ()  # further targets, whose maps are averaged with the first one's
     normalise_by: str = ""  # "healthy_mean": divide by the mean map of healthy brains; "": do not
+    error: ErrorMapConfig = ErrorMapConfig()  # how the error becomes the map
 
     def __post_init__(self):
         put = lambda name, value: object.__setattr__(self, name, value)
@@ -91,6 +93,7 @@ class MMCCDConfig:
         put("sampler", resolve_named(self.sampler, Sampler, SAMPLERS))
         put("imagination", resolve_named(self.imagination, Imagination, IMAGINATIONS))
         self.sampler.family(self.size)  # raises where the masks do not fit
+        put("error", resolve_error_map(self.error))
 
 # %% ../nbs/components/12_masked_diffusion.ipynb #f7832b4b
 @dataclass(frozen=True)
@@ -110,10 +113,10 @@ class MaskedCycleTrace:
         return torch.where(self.brain, (self.reconstruction - self.x) ** 2, 0.0)
 
 # %% ../nbs/components/12_masked_diffusion.ipynb #40fc919f
-class MMCCD(Detector):
+class MMCCD(ReconstructionDetector):
     "f predicts the target under a mask, g translates back, and the squared error under the mask is the score."
 
-    Config, map_top = MMCCDConfig, 0.5
+    Config = MMCCDConfig
     batch_size = 64  # images that a network takes at once
     show_progress = False  # show a bar, on a terminal?
     calibration_slices = 64  # slices that set the threshold in training
@@ -167,6 +170,9 @@ class MMCCD(Detector):
     def maps(self, x, brain, generator=None, **options):
         return masked_errors(self, x, brain, generator, **options)
 
+    def errors(self, x, brain, generator=None):
+        return pooled_errors(self, x, brain, generator)
+
     def score(self, x, brain, generator=None):
         return masked_anomaly_map(self, x, brain, generator)
 
@@ -209,20 +215,6 @@ def mean_imagination(
     ways = [detector if p == pairs[0] and len(pairs) == 1 else detector.for_pair(*p) for p in pairs]
     return sum(imagination_of(d, batch, generator)["r2"] for d in ways) / len(ways)
 
-
-# %% ../nbs/components/12_masked_diffusion.ipynb #ac3de2b3
-def with_config(
-    detector: Detector,  # an `MMCCD`, or any other with weights
-    **changes,  # fields of its config
-) -> Detector:  # a new one with the same weights, not calibrated
-    'The same networks, used in another way: `with_config(d, sampler="paper")`.'
-    with torch.random.fork_rng([]):
-        other = type(detector)(replace(detector.config, **changes))  # its first weights are drawn, and overwritten
-    other.load_state_dict(detector.state_dict(), strict=False)
-    for name in {"batch_size", "show_progress"} & set(vars(detector)):
-        setattr(other, name, getattr(detector, name))
-    return other.to(detector.device).eval()
-
 # %% ../nbs/components/12_masked_diffusion.ipynb #7a1e8fde
 @torch.no_grad()
 def masked_errors(
@@ -232,22 +224,38 @@ def masked_errors(
     generator: torch.Generator | None = None,  # its seed decides the noise
     sampler: Sampler | None = None,  # None: that of the detector
     pools: tuple = (pool,),  # functions of (images, masks), each (n 1 h w)
-    what: str = "error",  # of a trace: "error", "y" for the predicted target, "reconstruction"
-) -> list[Tensor]:  # (b 1 h w) for each of `pools`
+    what: str | tuple = "error",  # of a trace: "error", "y" for the predicted target, "reconstruction"; or several
+) -> list[Tensor]:  # (b 1 h w) for each of `pools`; one channel for each of `what`
     "The errors of every mask on every slice, `batch_size` at a time, pooled slice by slice; MMCCD (6)."
     from tqdm import tqdm
 
     s = sampler or detector.config.sampler
     masks = s.family(x.shape[-1]).to(x.device)
-    plan, pooled, rest = MaskPlan(masks, brain, detector.batch_size, s.skip), [], x.new_zeros(0, *x.shape[1:])
+    what = (what,) if isinstance(what, str) else what
+    rest = x.new_zeros(0, len(what), *x.shape[2:])
+    plan, pooled = MaskPlan(masks, brain, detector.batch_size, s.skip), []
     counts, quiet = plan.hides.sum(1).tolist(), None if detector.show_progress else True
     for i, k in tqdm([*plan, (None, None)], desc="masks", leave=False, delay=1, disable=quiet):
         if i is not None:
-            rest = torch.cat([rest, getattr(detector.trace(x[i], masks[k], brain[i], generator, s), what)])
+            trace = detector.trace(x[i], masks[k], brain[i], generator, s)
+            rest = torch.cat([rest, torch.cat([getattr(trace, w) for w in what], 1)])
         while len(pooled) < len(x) and len(rest) >= (n := counts[len(pooled)]):  # all masks of a slice are there
             pooled.append([p(rest[:n], masks[plan.hides[len(pooled)]]) for p in pools])
             rest = rest[n:]
-    return [torch.stack(m) for m in zip(*pooled)] or [x[:0]] * len(pools)
+    return [torch.stack(m) for m in zip(*pooled)] or [rest] * len(pools)
+
+# %% ../nbs/components/12_masked_diffusion.ipynb #5e17a6c1
+def pooled_errors(
+    detector: MMCCD,  # trained, or on its way
+    x: Tensor,  # slices (b 1 h w)
+    brain: Tensor,  # bool (b 1 h w)
+    generator: torch.Generator | None = None,  # its seed decides the noise
+) -> tuple[Tensor, Tensor]:  # error, pooled as the sampler says, and mean reconstruction (b 1 h w)
+    "Each pixel's error and reconstruction while it was hidden, in one pass."
+    how = detector.config.sampler.pooling
+    both = lambda v, m: torch.cat([pool(v[:, :1], m, how), pool(v[:, 1:], m)])
+    found = detector.maps(x, brain, generator, pools=(both,), what=("error", "reconstruction"))[0]
+    return found[:, :1], fill_background(found[:, 1:], brain)
 
 # %% ../nbs/components/12_masked_diffusion.ipynb #932ff509
 def masked_anomaly_map(
@@ -256,11 +264,11 @@ def masked_anomaly_map(
     brain: Tensor,  # bool (b 1 h w)
     generator: torch.Generator | None = None,  # its seed decides the noise
 ) -> Tensor:  # (b 1 h w)
-    "Errors pooled over the masks; divided by the healthy mean and averaged over targets, where the config says so."
+    "The error map; divided by the healthy mean and averaged over targets, where the config says so."
     c, maps = detector.config, []
     for target in (c.target, *c.extra_targets):
         one = detector if target == c.target else detector.for_pair(c.input, target)
-        a = one.maps(x, brain, generator, pools=(lambda e, m: pool(e, m, c.sampler.pooling),))[0]
+        a = one.error_map(*one.errors(x, brain, generator), brain)
         maps.append(a / one.healthy_mean[one.pair_number] if c.normalise_by else a)
     return torch.stack(maps).mean(0)
 
@@ -337,7 +345,6 @@ def load_start(
         )
     warm_start(detector.f, other.f)
     return detector
-
 
 # %% ../nbs/components/12_masked_diffusion.ipynb #09d340cf
 @dataclass(frozen=True)

@@ -78,6 +78,22 @@ class TrainOptions(Options):
             "network, uses on the way to the target.  [default: weights drawn at random]",
         ),
     ] = ""
+    median: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="The map is the median of the error over N x N pixels, N odd; 1: the error itself.",
+        ),
+    ] = 1
+    expected_error: Annotated[
+        bool,
+        typer.Option(
+            "--expected-error",
+            help="Divide the error by that which healthy tissue would have, as learned at the end from the validation "
+            "subjects.",
+        ),
+    ] = False
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in RUN, or start it where there is none.")
     ] = False
@@ -130,6 +146,8 @@ def detector_fields(options: TrainOptions) -> dict[str, Any]:
         "input": options.input.lower(),
         "modalities": parse_list(options.modalities),
         "unet": "paper" if options.preset == "paper" else "tiny",
+        "error": {"window": options.median, "how": "median" if options.median > 1 else "mean"}
+        | {"expected": options.expected_error},
     }
     return fields | ({"target": options.target.lower()} if options.target else {})
 
@@ -151,6 +169,8 @@ def check_method(options: TrainOptions) -> "Detector":
         raise ValueError(f"{method.name} takes one modality only: leave --target out")
     if options.modalities and not hasattr(detector.config, "modalities"):
         raise ValueError(f"{method.name} knows one pair of modalities only: leave --modalities out")
+    if (options.median > 1 or options.expected_error) and not hasattr(detector.config, "error"):
+        raise ValueError(f"{method.name} always shows the error itself: leave --median and --expected-error out")
     for name in ("decoder", "start"):
         if getattr(options, name) and not method.decoder_from:
             raise ValueError(f"{method.name} learns its own networks: leave --{name} out")

@@ -54,6 +54,8 @@ def card(record: Mapping[str, Any], calibration: Mapping[str, Any], first_row: M
         loss=f"training {last['loss']:.4g}; validation {first_row['val_loss']:.4g} before, "
         f"{last['val_loss']:.4g} after ([curve](curve.png), log.csv)",
         threshold=f"{calibration['threshold']:.4g}; {calibration['fpr_reached']:.2%} of the brain of "
-        f"{validation_slices} lies above it",
+        f"{validation_slices} lies above it"
+        + ", from which the error to be expected was learned too"
+        * config.get("error", {}).get("expected", False),
         took=duration(last["seconds"]),
     )

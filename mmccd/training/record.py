@@ -16,6 +16,7 @@ from typing_extensions import TypedDict
 
 from mmccd.detector import Detector, fingerprint
 from mmccd.files import hash_file, remove_leftovers, write_durably
+from mmccd.registry import registered_class
 from mmccd.runtime import evenly_spaced, say
 from mmccd.schemas import Natural, checked
 from mmccd.training.checkpoint import (
@@ -70,6 +71,7 @@ WEIGHTS = "model.safetensors"
 RESULT_FILES = ("config.json", WEIGHTS)  # what `Detector.from_pretrained` needs
 NAMES = r"train\.json|log\.csv|config\.json|model\.safetensors|README\.md|curve\.png|step-\d{7}\.(ckpt|png)"
 OLD_PART = re.compile(rf"\.({NAMES})(\.\d+)?\.part")
+ERROR_OPTIONS = {"window": "--median", "expected": "--expected-error"}  # for fields of an `ErrorMapConfig`
 DETECTOR_OPTIONS = ("input", "target", "modalities")  # fields of a detector's config that are options of `mmccd train`
 
 
@@ -151,6 +153,8 @@ def explain(difference: Difference) -> str:
         case ("config", "frozen_decoder"):
             was, now = ("given" if value else "not given" for value in (difference.old, difference.new))
             return f"--decoder was {was} and is {now} now"
+        case ("config", "error", name) if name in ERROR_OPTIONS:
+            return f"{ERROR_OPTIONS[name]} {change}"
         case ("start",):
             return f"{difference}, so the first weights are others (of another --decoder)"
         case ("training", name) if name in OPTIONS:
@@ -176,6 +180,9 @@ def upgraded(about: Record) -> Record:
         del about["module"]
         about.pop("start", None)
         about["config"] = current_config(about["config"])
+    with suppress(AttributeError, KeyError, TypeError, ValueError):  # a class of somebody else, or a damaged record
+        config = registered_class(about["detector"]).Config(**about["config"])
+        about["config"] = json.loads(json.dumps(asdict(config)))
     return about
 
 

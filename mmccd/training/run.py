@@ -13,13 +13,13 @@ import torch
 from mmccd.detector import Detector
 from mmccd.errors import display_name
 from mmccd.files import folder_lock, hash_file, output_folder, write_atomic
-from mmccd.runtime import counted, pick_device, say, single_thread
+from mmccd.runtime import counted, derive_seed, evenly_spaced, kept_random_state, pick_device, say, single_thread
 from mmccd.training.card import card
 from mmccd.training.checkpoint import checkpoint_step, explained_write_errors
 from mmccd.training.data import TrainingData, check_healthy, data_notes, subjects_of
 from mmccd.training.log import Row, curve_figure, log_text
 from mmccd.training.record import WEIGHTS, Record, describe_run, open_run, read_run, write_record
-from mmccd.training_loop import PRESETS, TrainConfig
+from mmccd.training_loop import PRESETS, TrainConfig, validate, without_labels
 
 if TYPE_CHECKING:
     from mmccd.training.callback import TrainingCallback
@@ -141,6 +141,30 @@ def finish(out: Path, record: Record, detector: Detector, rows: list[Row], devic
     return record
 
 
+def learn_expected_error(detector: Detector, val: TrainingData, config: TrainConfig, step: int) -> Row:
+    """Learn the expected error of a detector that divides by it, and set its threshold anew.
+
+    Args:
+        detector: Trained.
+        val: Healthy slices that it did not learn from; the threshold comes from the same ones.
+        config: Of the run; its seed decides what is drawn.
+        step: How long it was trained, for the record.
+
+    Returns:
+        Validation loss and threshold; empty where the detector expects nothing.
+    """
+    from mmccd.error_map import ReconstructionDetector, fit_expected_error
+
+    if not isinstance(detector, ReconstructionDetector) or not detector.config.error.expected:
+        return {}
+    few = evenly_spaced(len(val), getattr(detector, "calibration_slices", config.val_slices))
+    with kept_random_state():
+        torch.manual_seed(seed := derive_seed(config.seed, "expected error"))
+        generator = torch.Generator(detector.device).manual_seed(seed)
+        fit_expected_error(detector, without_labels(val.batch(few), detector.device), generator)
+    return validate(detector, val, config, step=step)
+
+
 @contextmanager
 def locked_run_folder(out: str | Path) -> Generator[Path]:
     """The folder of a run, made where missing and locked against other processes.
@@ -204,4 +228,5 @@ def train(
         callback = TrainingCallback(out, val, progress)
         run_fit(module, callback, device, checkpoint)
         module.averaged.calibration = callback.calibration
+        callback.rows[-1] |= learn_expected_error(module.averaged, val, config, callback.step)
         return finish(out, record, module.averaged, callback.rows, device)
