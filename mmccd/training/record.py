@@ -180,9 +180,9 @@ def upgraded(about: Record) -> Record:
         del about["module"]
         about.pop("start", None)
         about["config"] = current_config(about["config"])
+    kind: Any = registered_class(str(about.get("detector")))
     with suppress(AttributeError, KeyError, TypeError, ValueError):  # a class of somebody else, or a damaged record
-        config = registered_class(about["detector"]).Config(**about["config"])
-        about["config"] = json.loads(json.dumps(asdict(config)))
+        about["config"] = json.loads(json.dumps(asdict(kind.Config(**about["config"]))))
     return about
 
 

@@ -157,7 +157,7 @@ def learn_expected_error(detector: Detector, val: TrainingData, config: TrainCon
 
     if not isinstance(detector, ReconstructionDetector) or not detector.config.error.expected:
         return {}
-    few = evenly_spaced(len(val), getattr(detector, "calibration_slices", config.val_slices))
+    few = evenly_spaced(len(val), getattr(type(detector), "calibration_slices", config.val_slices))
     with kept_random_state():
         torch.manual_seed(seed := derive_seed(config.seed, "expected error"))
         generator = torch.Generator(detector.device).manual_seed(seed)

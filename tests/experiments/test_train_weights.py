@@ -13,6 +13,7 @@ from mmccd.cases.phantoms import Phantoms
 from mmccd.cases.prepare import prepare
 from mmccd.cases.store import SliceStore
 from mmccd.detector import Threshold, healthy_threshold, load_detector
+from mmccd.error_map import ExpectedError
 from mmccd.registry import METHODS
 from mmccd.weights.hub import WEIGHTS
 
@@ -87,9 +88,11 @@ def test_a_method_is_trained_calibrated_and_packed(tmp_path, monkeypatch):
     "All of it, with 3 steps of training and 2 slices that set a threshold."
     settings = yaml.safe_load((tool.ROOT / "experiments" / "weights.yaml").read_text())["methods"]["dae"]
     words = "--input flair --modalities flair,t1,t2 --preset smoke --steps 3 --val 1 --validate-every 3 --val-slices 2"
-    small = tool.Settings(**settings | {"train": words, "places": [74, 75]})
+    smooth = {"error": {"window": 3, "how": "median", "expected": True}, "expect_slices": 3}
+    small = tool.Settings(**settings | smooth | {"train": words, "places": [74, 75]})
     shape = "--slices 74:75 --size 32 --modalities flair,t1,t2"
     stores = {"train": f"--healthy 3 --seed 401 {shape}", "calibrate": f"--healthy 1 --seed 403 {shape}"}
+    stores["expect"] = f"--healthy 2 --seed 410 {shape}"
     monkeypatch.setattr(tool, "load_settings", lambda: ({"dae": small}, stores, LIMITS))
     where = ["--work", str(tmp_path), "--out", str(tmp_path / "weights")]
     (tmp_path / "weights").mkdir()
@@ -109,12 +112,16 @@ def test_a_method_is_trained_calibrated_and_packed(tmp_path, monkeypatch):
         assert d.config.input == m
         assert d.calibration["subjects"] == 1
         assert d.calibration["fpr_reached"] <= 0.01
-        run = load_detector(tmp_path / "run-dae").state_dict()
-        assert all(torch.equal(v, run[k].half().float()) for k, v in d.state_dict().items() if v.is_floating_point())
+        run, learned = load_detector(tmp_path / "run-dae").state_dict(), ExpectedError(3).state_dict()
+        own = {k: v for k, v in d.state_dict().items() if v.is_floating_point()}
+        assert all(torch.equal(v, run[k].half().float()) for k, v in own.items() if k in run)
+        assert {k.removeprefix("expected_error.") for k in own.keys() - run.keys()} == learned.keys()
+        assert not torch.equal(d.expected_error.last.weight, learned["last.weight"])
     card = (folder / "README.md").read_text()
     assert "# dae: denoising autoencoder" in card
     assert "3 steps of" in card
     assert "Not measured yet" in card
+    assert "median of the error over 3x3 pixels, divided by what a small network expects" in card
     assert LIMITS in card
     before = card
     assert tool.main(["dae", *where, "--card-only"]) == 0

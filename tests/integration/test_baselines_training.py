@@ -9,7 +9,8 @@ import torch
 from detector_laws import maps
 from toy_reconstructions import KINDS, METHOD, THREE, Toy, awake, every, seeded
 
-from mmccd.detector import Detector
+from mmccd.detector import Detector, fingerprint
+from mmccd.error_map import ErrorMapConfig, ExpectedError
 from mmccd.registry import new_detector
 from mmccd.runtime import single_thread
 from mmccd.training.checkpoint import checkpoints
@@ -146,3 +147,22 @@ def test_the_sample_shows_what_is_given_back(kind, monkeypatch):
     assert torch.equal(drawn["map"], maps(d, val.d["flair"], val.d["brain"]))
     assert drawn["kw"]["vmax"] == [1.0, 1.0, 0.5]
     assert any(t.get_text() == "reconstruction" for a in figure.axes for t in (*a.texts, a.yaxis.label, a.title))
+
+
+def test_the_expected_error_is_learned_at_the_end(tmp_path):
+    "From the validation slices; the threshold is set after it, the networks are as without it, and a seed decides."
+    on = ErrorMapConfig(window=3, how="median", expected=True)
+    runs = {"without": {}, "with": {"error": on}, "again": {"error": on}}
+    records = {
+        k: train(start("dae", **v), Toy(), Toy(4, seed=9), tmp_path / k, TWO, progress=False, device="cpu")
+        for k, v in runs.items()
+    }
+    without, with_it, again = (Detector.from_pretrained(tmp_path / k) for k in runs)
+    assert with_it.config.error == on
+    assert all(torch.equal(v, with_it.state_dict()[k]) for k, v in without.state_dict().items())
+    fresh = ExpectedError(3).state_dict()
+    assert not any(torch.equal(v, fresh[k]) for k, v in with_it.expected_error.state_dict().items())
+    assert fingerprint(with_it) == fingerprint(again)
+    assert with_it.threshold == again.threshold == records["with"]["result"]["threshold"] != without.threshold
+    cards = [(tmp_path / k / "README.md").read_text() for k in ("without", "with")]
+    assert ["error to be expected" in c for c in cards] == [False, True]
