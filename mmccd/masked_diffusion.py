@@ -92,6 +92,8 @@ class MMCCDConfig:
             put(name, resolve_unet(getattr(self, name), size=self.size, c_in=1, labels=labels))
         put("sampler", resolve_named(self.sampler, Sampler, SAMPLERS))
         put("imagination", resolve_named(self.imagination, Imagination, IMAGINATIONS))
+        if not self.modalities:  # a single pair has nothing to share
+            put("imagination", replace(self.imagination, joint=False))
         self.sampler.family(self.size)  # raises where the masks do not fit
         put("error", resolve_error_map(self.error))
 
@@ -287,7 +289,10 @@ def cycle_loss(
         drawn = [pairs[k] for k in label.tolist()]
         label = label.to(brain.device)
     x, y = (fill_background(torch.stack([batch[p[end]][i] for i, p in enumerate(drawn)]), brain) for end in (0, 1))
-    loss = masked_translation_loss(detector.f, x, y, brain, label, c.augment_masks, generator)
+    targets = y
+    if c.imagination.joint:
+        targets = fill_background(torch.cat([batch[m] for m in sorted(c.modalities)], 1), brain)
+    loss = masked_translation_loss(detector.f, x, targets, brain, label, c.augment_masks, generator)
     if c.frozen_decoder:
         return loss
     if c.modalities:

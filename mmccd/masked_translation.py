@@ -7,10 +7,12 @@ __all__ = ['HIDDEN', 'CHANNELS', 'LOSSES', 'IMAGINATIONS', 'SAMPLERS', 'Imaginat
            'hidden_error', 'masked_translation_loss', 'Sampler', 'fixed_noises', 'sample_target']
 
 # %% ../nbs/components/11b_masked_translation.ipynb #f020b167
+import math
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from .diffusion import SCHEDULES, Step, alphas_cumprod, ddim, q_sample, time_steps
 from .masking import MASKS, POOLINGS, condition, random_masks
@@ -32,6 +34,7 @@ class Imagination:
     channels: Names = ()  # what else it is given: "mask", "coordinates" of the pixels, outline of the "brain"
     loss: str = "everywhere"  # where errors count: "everywhere" in the brain, "hidden", or "weighted" (mostly hidden)
     blobs: Share = 0.0  # share of the training masks that are blobs; the others are strips
+    joint: bool = False  # a channel for each modality, in and out: all are predicted at once
 
     def __post_init__(self):
         object.__setattr__(self, "channels", tuple(self.channels))
@@ -70,7 +73,7 @@ class Imagination:
 
 IMAGINATIONS = {
     "published": Imagination(),
-    "mended": Imagination("zeros", ("mask", "coordinates"), "weighted", blobs=0.25),
+    "mended": Imagination("zeros", ("mask", "coordinates"), "weighted", blobs=0.25, joint=True),
 }
 
 
@@ -80,25 +83,57 @@ class MaskedTranslator(nn.Module):
 
     def __init__(
         self,
-        unet: UNetConfig,  # the network; its channels in and `time` are set here
+        unet: UNetConfig,  # the network; its channels and `time` are set here, a joint one takes no label
         diffusion: bool = True,  # does it take a noisy target and its step?
         schedule: str = "linear",  # of the noise, a key of `diffusion.SCHEDULES`
         steps: int = 1000,  # of the schedule
         imagination: Imagination = IMAGINATIONS["published"],  # what it is given, and what it is asked for
     ):
         super().__init__()
-        self.diffusion, self.imagination = diffusion, imagination
-        self.net = UNet(replace(unet, c_in=imagination.c_in + diffusion, time=diffusion))
+        self.diffusion, self.imagination, self.modalities = diffusion, imagination, 1
+        c_in, labels = imagination.c_in + diffusion, unet.labels
+        if imagination.joint:
+            self.modalities = m = math.isqrt(labels) + 1  # m (m - 1) pairs
+            if labels < 2 or m * (m - 1) != labels:
+                raise ValueError("joint prediction is for networks that know all pairs of some modalities")
+            c_in, labels = c_in + (m - 1) * (1 + diffusion), 0
+        self.net = UNet(replace(unet, c_in=c_in, c_out=self.modalities, time=diffusion, labels=labels))
         self.register_buffer("abar", alphas_cumprod(SCHEDULES[schedule](steps)).float(), persistent=False)
 
-    def forward(
+    def ends(
+        self,
+        label: Tensor,  # numbers of pairs (b,), as in `translate.directed_pairs`
+    ) -> tuple[Tensor, Tensor]:  # numbers of their modalities, source and target, (b,) each
+        others = self.modalities - 1
+        source, rest = label // others, label % others
+        return source, rest + (rest >= source)
+
+    def predict_all(
         self,
         cond: Tensor,  # what is visible of the input, from `Imagination.condition` (b c h w)
         label: Tensor | None = None,  # number of the pair (b,), where the network knows several
         y_t: Tensor | None = None,  # noisy target (b 1 h w), for diffusion
         t: Tensor | None = None,  # steps (b,), for diffusion
-    ) -> Tensor:  # the predicted target (b 1 h w)
-        return self.net(torch.cat([y_t, cond], 1), t, label) if self.diffusion else self.net(cond, label=label)
+    ) -> Tensor:  # all modalities (b m h w) of a joint network, else the target (b 1 h w)
+        given = [cond] if y_t is None else [y_t, cond]
+        if self.imagination.joint:
+            source, target = self.ends(label)
+            given = [self.in_its_channel(cond[:, :1], source), cond[:, 1:]]
+            given = given if y_t is None else [self.in_its_channel(y_t, target), *given]
+            label = None
+        return self.net(torch.cat(given, 1), t if self.diffusion else None, label)
+
+    def in_its_channel(
+        self,
+        x: Tensor,  # (b 1 h w)
+        modality: Tensor,  # its number (b,)
+    ) -> Tensor:  # (b m h w), the other channels 0
+        return x * F.one_hot(modality, self.modalities).to(x)[:, :, None, None]
+
+    def forward(self, cond, label=None, y_t=None, t=None) -> Tensor:  # as `predict_all`; the predicted target (b 1 h w)
+        y = self.predict_all(cond, label, y_t, t)
+        return y[torch.arange(len(y)), self.ends(label)[1]][:, None] if self.imagination.joint else y
+
 
 # %% ../nbs/components/11b_masked_translation.ipynb #1a9e0006
 def warm_start(
@@ -124,7 +159,7 @@ def warm_start(
 
 # %% ../nbs/components/11b_masked_translation.ipynb #888f8ebd
 def hidden_error(
-    error: Tensor,  # per pixel (b 1 h w)
+    error: Tensor,  # per pixel (b m h w)
     brain: Tensor,  # bool (b 1 h w)
     mask: Tensor,  # bool, True where hidden (b 1 h w)
     loss: str,  # a key of `LOSSES`
@@ -133,13 +168,14 @@ def hidden_error(
     if loss == "everywhere":
         return masked_mean(error, brain)
     parts = zip(LOSSES[loss], (brain & mask, brain & ~mask))
-    return sum(w * error[part].sum() / part.sum().clamp(min=1) for w, part in parts if w)
+    over = error.mean(1, keepdim=True)  # the modalities
+    return sum(w * over[part].sum() / part.sum().clamp(min=1) for w, part in parts if w)
 
 
 def masked_translation_loss(
     f: MaskedTranslator,  # to be trained
     x: Tensor,  # input slices (b 1 h w), background -1
-    y: Tensor,  # target slices, same shape, background -1
+    y: Tensor,  # target slices, same shape, background -1; for a joint f all modalities (b m h w), in their order
     brain: Tensor,  # bool (b 1 h w)
     label: Tensor | None = None,  # number of the pair (b,)
     augment_masks: bool = True,  # as in `random_masks`
@@ -151,10 +187,12 @@ def masked_translation_loss(
     how = f.imagination
     mask = random_masks(len(x), x.shape[-1], augment_masks, how.blobs, generator).to(x.device)
     cond = how.condition(x, mask, brain, noise())
-    if not f.diffusion:
-        return hidden_error((f(cond, label) - y) ** 2, brain, mask, how.loss)
-    t = torch.randint(len(f.abar), (len(x),), generator=generator, device=device).to(x.device)
-    return hidden_error((f(cond, label, q_sample(y, t, noise(), f.abar), t) - y) ** 2, brain, mask, how.loss)
+    y_t = t = None
+    if f.diffusion:
+        target = y[torch.arange(len(y)), f.ends(label)[1]][:, None] if how.joint else y
+        t = torch.randint(len(f.abar), (len(x),), generator=generator, device=device).to(x.device)
+        y_t = q_sample(target, t, noise(), f.abar)
+    return hidden_error((f.predict_all(cond, label, y_t, t) - y) ** 2, brain, mask, how.loss)
 
 # %% ../nbs/components/11b_masked_translation.ipynb #3101f714
 @dataclass(frozen=True)

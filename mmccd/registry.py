@@ -63,6 +63,7 @@ class Method:
 ALONE = dict.fromkeys(("flair", "t2", "t1"), "")
 VIA = {"flair": "t1", "t2": "t1", "t1": "flair"}  # the targets through which less of a lesion is copied
 BASELINES, MASKED = "mmccd.baselines:", "mmccd.masked_diffusion:"
+MENDED = {"imagination": "mended", "f_unet": "wide"}
 METHODS: dict[str, Method] = {
     m.name: m
     for m in (
@@ -173,6 +174,7 @@ METHODS: dict[str, Method] = {
             MASKED + "MaskedUNet",
             "yellow",
             "mmccd without diffusion",
+            config=MENDED,
             paired=True,
             masked=True,
             decoder_from="cycle",
@@ -187,6 +189,7 @@ METHODS: dict[str, Method] = {
             MASKED + "MMCCD",
             "vermillion",
             "cycle with a part of the slice hidden, which diffusion fills in",
+            config=MENDED,
             paired=True,
             masked=True,
             decoder_from="cycle",
