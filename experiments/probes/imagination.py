@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,12 @@ from evidence import Job, in_parallel
 
 from mmccd.cases.phantoms import Phantoms
 from mmccd.cases.prepare import prepare
-from mmccd.cases.store import SliceStore
+from mmccd.cases.store import SliceDataset, SliceStore
 from mmccd.files import round_floats, to_json, write_atomic
 from mmccd.masked_diffusion import MMCCD, MMCCDConfig, imagination_of, load_start
 from mmccd.runtime import derive_seed
 from mmccd.schemas import checked
+from mmccd.slices import resize, resize_labels
 from mmccd.training_loop import ema_average, shuffled
 from mmccd.unet import count_parameters
 
@@ -53,6 +55,7 @@ class Options:
         train: Healthy phantoms to learn from: arguments of `Phantoms`.
         validation: The same for others.
         places: First and last axial place of all slices.
+        size: Pixels along a side of the slices that networks see; the stores have 64.
         modalities: Which.
         seconds: Time of a core that each arm gets.
         measured: Slices that the curves are measured on; the end is measured on `final` slices.
@@ -63,6 +66,7 @@ class Options:
     train: dict[str, Any]
     validation: dict[str, Any]
     places: list[int]
+    size: int
     modalities: list[str]
     seconds: float
     measured: int
@@ -96,7 +100,29 @@ def new_detector(t: Training, seed: int) -> MMCCD:
         return MMCCD(MMCCDConfig(**t.config | {"frozen_decoder": True}))
 
 
-def batches(data: Any, size: int, seed: int) -> Iterator[tuple[int, dict[str, torch.Tensor]]]:
+class Slices:
+    """Slices of a store in memory, at another size."""
+
+    def __init__(self, data: SliceDataset, size: int):
+        parts = [data.batch(k.tolist()) for k in torch.arange(len(data)).split(512)]
+        brain = torch.cat([p["brain"] for p in parts])
+        self.slices = {"brain": resize_labels(brain, size)}
+        for m in data.modalities:
+            self.slices[m] = torch.cat([resize(p[m], size, -1.0) for p in parts])
+
+    def __len__(self) -> int:
+        return len(self.slices["brain"])
+
+    def batch(self, indices: Iterable[int]) -> dict[str, torch.Tensor]:
+        indices = torch.as_tensor(list(indices))
+        return {k: v[indices] for k, v in self.slices.items()}
+
+    def some(self, n: int) -> dict[str, torch.Tensor]:
+        """About `n` slices, evenly spread."""
+        return self.batch(range(0, len(self), max(len(self) // n, 1)))
+
+
+def batches(data: Slices, size: int, seed: int) -> Iterator[tuple[int, dict[str, torch.Tensor]]]:
     """Step and batch, for ever, each pass over the data in another order."""
     step = 0
     while True:
@@ -105,7 +131,7 @@ def batches(data: Any, size: int, seed: int) -> Iterator[tuple[int, dict[str, to
         step += 1
 
 
-def learn(d: MMCCD, data: Any, t: Training, seconds: float, watch: Any, seed: int = 0) -> tuple[MMCCD, list[dict]]:
+def learn(d: MMCCD, data: Slices, t: Training, seconds: float, watch: Any, seed: int = 0) -> tuple[MMCCD, list[dict]]:
     """Train for some seconds of a core; the averaged detector and its curve.
 
     The learning rate rises over 50 steps, and falls to 0 along a cosine over the time that there is.
@@ -117,9 +143,7 @@ def learn(d: MMCCD, data: Any, t: Training, seconds: float, watch: Any, seed: in
     began, spent, curve, due, losses = time.process_time(), 0.0, [], seconds / 8, []
     for step, batch in batches(data, t.batch_size, seed):
         for group in optimizer.param_groups:
-            group["lr"] = (
-                t.lr * min(1, (step + 1) / 50) * (1 + torch.tensor(torch.pi * spent / seconds).cos().item()) / 2
-            )
+            group["lr"] = t.lr * min(1, (step + 1) / 50) * (1 + math.cos(math.pi * spent / seconds)) / 2
         generator = torch.Generator().manual_seed(derive_seed(seed, "step", step))
         with torch.autocast("cpu", torch.bfloat16):
             loss = d.loss(batch, generator)
@@ -158,15 +182,13 @@ def run_arm(o: Options, name: str, stores: tuple[Path, Path], work: Path) -> dic
     if file.exists() and (old := json.loads(file.read_text()))["about"] == json.loads(json.dumps(about)):
         return old
     store, val = (SliceStore(s) for s in stores)
-    data = store.dataset(store.ids[: t.heads or None], o.modalities)
-    held_out = val.dataset(None, o.modalities)
-    few = held_out.batch(range(0, len(held_out), max(len(held_out) // o.measured, 1)))
-    some = held_out.batch(range(0, len(held_out), max(len(held_out) // o.final, 1)))
-    seen = data.batch(range(0, len(data), max(len(data) // o.final, 1)))
+    data = Slices(store.dataset(store.ids[: t.heads or None], o.modalities), o.size)
+    held_out = Slices(val.dataset(None, o.modalities), o.size)
+    few, some, seen = held_out.some(o.measured), held_out.some(o.final), data.some(o.final)
     d, seconds = new_detector(t, 0), o.seconds / (2 if t.start else 1)
     if t.start:
         first = training(o, t.start)
-        begun, before = learn(new_detector(first, 0), data, first, seconds, lambda d: {})
+        begun, _ = learn(new_detector(first, 0), data, first, seconds, lambda d: {})
         d = load_start(d, begun)
     averaged, curve = learn(d, data, t, seconds, lambda d: {k: v["r2"] for k, v in known(d, few).items()})
     averaged.save_pretrained(work / name)
@@ -194,5 +216,5 @@ def run(options: dict[str, Any], job: Job) -> dict[str, Any]:
     for name, found in zip(o.arms, in_parallel(run_arm, [(o, name, stores, work) for name in o.arms], job.jobs)):
         arms[name] = found
         job.say(f"{name:32} {found['steps']:5} steps, R2 " + str({k: v["r2"] for k, v in found["r2"]["1"].items()}))
-    about = {k: getattr(o, k) for k in ("train", "validation", "places", "seconds")}
+    about = {k: getattr(o, k) for k in ("train", "validation", "places", "size", "seconds")}
     return about | {"arms": arms}
