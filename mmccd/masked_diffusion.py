@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['NORMALISERS', 'resolve_named', 'MMCCDConfig', 'MaskedCycleTrace', 'MMCCD', 'imagination_of', 'mean_imagination',
-           'masked_errors', 'pooled_errors', 'masked_anomaly_map', 'cycle_loss', 'find_decoder', 'load_frozen_decoder',
-           'load_start', 'MaskedUNetConfig', 'MaskedUNet']
+           'masked_errors', 'masked_anomaly_map', 'cycle_loss', 'find_decoder', 'load_frozen_decoder', 'load_start',
+           'MaskedUNetConfig', 'MaskedUNet']
 
 # %% ../nbs/components/12_masked_diffusion.ipynb #f020b167
 from dataclasses import dataclass, replace
@@ -173,7 +173,10 @@ class MMCCD(ReconstructionDetector):
         return masked_errors(self, x, brain, generator, **options)
 
     def errors(self, x, brain, generator=None):
-        return pooled_errors(self, x, brain, generator)
+        how = self.config.sampler.pooling
+        pools = (lambda v, m: pool(v[:, :1], m, how), lambda v, m: pool(v[:, 1:], m))
+        error, back = self.maps(x, brain, generator, pools=pools, what=("error", "reconstruction"))
+        return error, fill_background(back, brain)
 
     def score(self, x, brain, generator=None):
         return masked_anomaly_map(self, x, brain, generator)
@@ -245,19 +248,6 @@ def masked_errors(
             pooled.append([p(rest[:n], masks[plan.hides[len(pooled)]]) for p in pools])
             rest = rest[n:]
     return [torch.stack(m) for m in zip(*pooled)] or [rest] * len(pools)
-
-# %% ../nbs/components/12_masked_diffusion.ipynb #5e17a6c1
-def pooled_errors(
-    detector: MMCCD,  # trained, or on its way
-    x: Tensor,  # slices (b 1 h w)
-    brain: Tensor,  # bool (b 1 h w)
-    generator: torch.Generator | None = None,  # its seed decides the noise
-) -> tuple[Tensor, Tensor]:  # error, pooled as the sampler says, and mean reconstruction (b 1 h w)
-    "Each pixel's error and reconstruction while it was hidden, in one pass."
-    how = detector.config.sampler.pooling
-    both = lambda v, m: torch.cat([pool(v[:, :1], m, how), pool(v[:, 1:], m)])
-    found = detector.maps(x, brain, generator, pools=(both,), what=("error", "reconstruction"))[0]
-    return found[:, :1], fill_background(found[:, 1:], brain)
 
 # %% ../nbs/components/12_masked_diffusion.ipynb #932ff509
 def masked_anomaly_map(
