@@ -122,7 +122,9 @@ def test_the_average_is_that_of_the_training_loop(packed):
 def test_results_come_back_in_files_below_the_limit(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu, "LARGEST", 100)
     for k in range(3):
-        gpu.save_file({"a": torch.full((15,), k)}, tmp_path / f"m-s{k}.safetensors", {"about": json.dumps({"seed": k})})
+        gpu.save_file(
+            {"a": torch.full((15,), float(k))}, tmp_path / f"m-s{k}.safetensors", {"about": json.dumps({"seed": k})}
+        )
     gpu.save_file({"a": torch.zeros(2)}, tmp_path / "n-s0.safetensors", {"about": "{}"})
     gpu.gather(tmp_path, tmp_path / "out")
     parts = [gpu.read_stage(p) for p in sorted((tmp_path / "out").glob("part-*"))]
