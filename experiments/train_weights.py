@@ -66,6 +66,7 @@ class Settings:
 
     Attributes:
         train: Options of `mmccd train`.
+        store: Which of the stores it learns from.
         places: Axial places whose slices set the thresholds; empty: those of whole heads, of which 70 to 89 count.
         recipe: The result whose scores the card quotes.
         rivals: Rows beside them, by heading.
@@ -85,6 +86,7 @@ class Settings:
     loss: str
     limits: str
     sampler: str = ""
+    store: str = "train"
     error: dict[str, Any] = field(default_factory=dict)
     expect_slices: int = 240
 
@@ -111,8 +113,8 @@ def load_settings() -> tuple[dict[str, Settings], dict[str, str], str]:
 def commands(method: str, settings: Settings, stores: dict[str, str], folder: str = "") -> list[str]:
     """The commands that make the store and the run of training, in a folder whose name ends in a slash."""
     return [
-        f"mmccd prepare phantom {folder}train.zarr {stores['train']}",
-        f"mmccd train {method} {folder}train.zarr {settings.train} --out {folder}run-{method}",
+        f"mmccd prepare phantom {folder}{settings.store}.zarr {stores[settings.store]}",
+        f"mmccd train {method} {folder}{settings.store}.zarr {settings.train} --out {folder}run-{method}",
     ]
 
 

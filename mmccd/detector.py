@@ -126,10 +126,7 @@ class Detector(nn.Module):
     def fit_healthy(self, x, brain, generator=None):
         pass  # what a method measures on healthy slices (b 1 h w) before its threshold is chosen; in general nothing
 
-    def segment(
-        self,
-        anomaly: Tensor,  # map from `anomaly_map`, any shape
-    ) -> Tensor:  # bool, same shape: True where the map is above the calibrated threshold
+    def segment(self, anomaly: Tensor) -> Tensor:  # a map of any shape -> bool, True above the calibrated threshold
         return anomaly > self.threshold
 
     def save_pretrained(self, folder) -> Path:

@@ -8,6 +8,7 @@ import toy_data
 from torch import nn
 
 from mmccd.baselines import AE, DAE
+from mmccd.itermask import IterMask
 from mmccd.partial_diffusion import DDPM
 from mmccd.registry import METHODS
 from mmccd.unet import UNetConfig
@@ -24,6 +25,7 @@ KINDS = {
     "dae": (DAE, dict(unet=SMALL, grid=8)),
     "ddpm": (DDPM, dict(unet=SMALL, **SHORT)),
     "ddpm-simplex": (DDPM, dict(unet=SMALL, noise="simplex", **SHORT)),
+    "itermask": (IterMask, dict(unet=SMALL, cutoff=6.0, tau=0.1)),
 }
 METHOD = [k for k in KINDS if k in METHODS]
 every, ddpms = pytest.mark.parametrize("kind", KINDS), pytest.mark.parametrize("kind", ["ddpm", "ddpm-simplex"])

@@ -42,7 +42,10 @@ def test_the_card_quotes_the_scores_of_these_weights(method):
     card = (WEIGHTS / method / "README.md").read_text()
     numbers = re.compile(r"\d\.\d\d|\d+\.?\d*%")
     quoted = tool.quote_scores(method, METHODS_MADE[method], WEIGHTS)
-    assert "Not measured yet" not in quoted
+    if "Not measured yet" in quoted:
+        result = json.loads((tool.RESULTS / f"{METHODS_MADE[method].recipe}.json").read_text())
+        assert not any(row.split()[0] == method for row in result["methods"])  # never measured, not outdated
+        assert quoted in card
     for line in quoted.splitlines():
         if line.startswith(f"| {method}-"):
             name = line.split("|")[1].strip()

@@ -177,7 +177,7 @@ def test_short_names(tmp_path, monkeypatch):
         "mmccd-flair-t1",
     ]
     alone = [k for k in packaged_methods() if not METHODS[k].paired]
-    assert alone == ["threshold", "equalised", "ae", "ae-dense", "vae", "dae", "ddpm", "ddpm-simplex"]
+    assert alone == ["threshold", "equalised", "ae", "ae-dense", "vae", "dae", "ddpm", "ddpm-simplex", "itermask"]
     assert [pick_detector(k)[1] for k in alone] == [f"{k}-flair" for k in alone]
     Path("cycle").mkdir()
     assert packaged_name("cycle", "t1") == "cycle-t1-flair"  # an empty folder is no detector

@@ -48,7 +48,8 @@ def test_stable_names_of_classes():
     "What stored weights and fingerprints hold: one name a class, whatever module it is in."
     names = {registered_name(m.load_class()) for m in METHODS.values()}
     assert names == {
-        *("everything", "threshold", "equalised", "ae", "dae", "ddpm", "cycle", "masked", "mmccd", "toy"),
+        *("everything", "threshold", "equalised", "ae", "dae", "ddpm", "itermask"),
+        *("cycle", "masked", "mmccd", "guided", "toy"),
     }
     for name in names:
         assert registered_name(registered_class(name)) == name
@@ -66,12 +67,14 @@ def test_a_class_of_the_same_name_is_not_ours():
 def test_names():
     assert trainable_methods() == (
         *("ae", "ae-dense", "vae", "dae", "ddpm", "ddpm-simplex"),
-        *("cycle", "masked", "mmccd", "toy"),
+        *("itermask", "cycle", "masked", "mmccd", "guided", "toy"),
     )
-    assert table_methods() == (*("everything", "threshold", "ae", "vae", "dae", "ddpm", "cycle", "masked", "mmccd"),)
-    assert set(table_methods()) - set(table_methods(by_default=True)) == {"masked"}
+    assert table_methods() == (
+        *("everything", "threshold", "ae", "vae", "dae", "ddpm", "itermask", "cycle", "masked", "mmccd"),
+    )
+    assert set(table_methods()) - set(table_methods(by_default=True)) == {"itermask", "masked"}
     assert masked_methods() == ("masked", "mmccd")
-    assert set(packaged_methods()) == set(METHODS) - {"everything", "toy"}
+    assert set(packaged_methods()) == set(METHODS) - {"everything", "guided", "toy"}
     assert len({METHODS[m].colour for m in table_methods()}) == len(table_methods())
 
 

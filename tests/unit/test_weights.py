@@ -31,7 +31,7 @@ from mmccd.weights import hub, packaged
 from mmccd.weights.hub import WEIGHTS, absolute_name, find_weights, packaged_places
 
 ROOT = Path(__file__).resolve().parents[2]
-SINGLE = ("ae", "ae-dense", "dae", "ddpm", "ddpm-simplex", "equalised", "threshold", "vae")
+SINGLE = ("ae", "ae-dense", "dae", "ddpm", "ddpm-simplex", "equalised", "itermask", "threshold", "vae")
 PAIRS = ("flair-t1", "flair-t2", "t1-flair", "t1-t2", "t2-flair", "t2-t1")
 NAMES = sorted(
     [f"{n}-{m}" for n in SINGLE for m in ("flair", "t1", "t2")]
