@@ -139,6 +139,6 @@ def run(options: dict[str, Any], job: Job) -> dict[str, Any]:
         "healthy_slices": {"fit": len(fit["brain"]), "calibrate": len(calibrate["brain"])},
         "fpr": o.fpr,
         "settings": o.settings,
-        "fingerprints": prints,
+        "fingerprints": [list(v) for v in prints.items()],
         "methods": methods,
     }
