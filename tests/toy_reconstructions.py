@@ -25,7 +25,7 @@ KINDS = {
     "dae": (DAE, dict(unet=SMALL, grid=8)),
     "ddpm": (DDPM, dict(unet=SMALL, **SHORT)),
     "ddpm-simplex": (DDPM, dict(unet=SMALL, noise="simplex", **SHORT)),
-    "itermask": (IterMask, dict(unet=SMALL, cutoff=6.0, tau=0.1)),
+    "itermask": (IterMask, dict(unet=SMALL, cutoff=6.0)),
 }
 METHOD = [k for k in KINDS if k in METHODS]
 every, ddpms = pytest.mark.parametrize("kind", KINDS), pytest.mark.parametrize("kind", ["ddpm", "ddpm-simplex"])
