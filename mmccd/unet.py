@@ -247,7 +247,7 @@ class UNet(nn.Module):
 SIZES = {
     "paper": dict(size=128, channels=32, mults=(1, 1, 2, 3, 4), blocks=2, attention=(32, 16, 8), dropout=0.1),
     "tiny": dict(size=64, channels=16, mults=(1, 1, 2, 2), blocks=1, attention=(8,)),
-    "wide": dict(size=64, channels=32, mults=(1, 2, 3), blocks=1, attention=(8,), stem=2),  # more of it at coarse scales
+    "wide": dict(size=64, channels=32, mults=(1, 2, 3), blocks=1, attention=(8,), stem=2),  # for its coarse scales
 }
 
 

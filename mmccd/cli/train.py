@@ -171,9 +171,9 @@ def check_method(options: TrainOptions) -> "Detector":
         raise ValueError(f"{method.name} knows one pair of modalities only: leave --modalities out")
     if (options.median > 1 or options.expected_error) and not hasattr(detector.config, "error"):
         raise ValueError(f"{method.name} always shows the error itself: leave --median and --expected-error out")
-    for name in ("decoder", "start"):
+    for name, what in (("decoder", "decoder"), ("start", "networks from their beginning")):
         if getattr(options, name) and not method.decoder_from:
-            raise ValueError(f"{method.name} learns its own networks: leave --{name} out")
+            raise ValueError(f"{method.name} learns its own {what}: leave --{name} out")
     return detector
 
 
