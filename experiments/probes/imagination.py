@@ -118,8 +118,8 @@ class Slices:
         return {k: v[indices] for k, v in self.slices.items()}
 
     def some(self, n: int) -> dict[str, torch.Tensor]:
-        """About `n` slices, evenly spread."""
-        return self.batch(range(0, len(self), max(len(self) // n, 1)))
+        """Some `n` slices of all heads and places, always the same."""
+        return self.batch(torch.randperm(len(self), generator=torch.Generator().manual_seed(0))[:n].tolist())
 
 
 def batches(data: Slices, size: int, seed: int) -> Iterator[tuple[int, dict[str, torch.Tensor]]]:
