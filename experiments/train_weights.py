@@ -48,6 +48,7 @@ from mmccd.detector import (
 from mmccd.error_map import ErrorMapConfig, ReconstructionDetector, fit_expected_error
 from mmccd.files import write_atomic
 from mmccd.intensity import BACKGROUND
+from mmccd.masked_translation import Sampler
 from mmccd.runtime import duration, evenly_spaced, single_thread
 from mmccd.schemas import checked
 from mmccd.slices import SLICE_RANGE, resize, resize_labels
@@ -67,6 +68,8 @@ class Settings:
     Attributes:
         train: Options of `mmccd train`.
         store: Which of the stores it learns from.
+        start: The method whose finished run it begins with (`--start`); empty: with weights drawn at random.
+        samplers: Fields of the `Sampler` of a masked detector by variant ("flair-t1"), under "" those of all others.
         places: Axial places whose slices set the thresholds; empty: those of whole heads, of which 70 to 89 count.
         recipe: The result whose scores the card quotes.
         rivals: Rows beside them, by heading.
@@ -87,6 +90,8 @@ class Settings:
     limits: str
     sampler: str = ""
     store: str = "train"
+    start: str = ""
+    samplers: dict[str, dict[str, Any]] = field(default_factory=dict)
     error: dict[str, Any] = field(default_factory=dict)
     expect_slices: int = 240
 
@@ -112,9 +117,10 @@ def load_settings() -> tuple[dict[str, Settings], dict[str, str], str]:
 
 def commands(method: str, settings: Settings, stores: dict[str, str], folder: str = "") -> list[str]:
     """The commands that make the store and the run of training, in a folder whose name ends in a slash."""
+    start = f" --start {folder}run-{settings.start}" * bool(settings.start)
     return [
         f"mmccd prepare phantom {folder}{settings.store}.zarr {stores[settings.store]}",
-        f"mmccd train {method} {folder}{settings.store}.zarr {settings.train} --out {folder}run-{method}",
+        f"mmccd train {method} {folder}{settings.store}.zarr {settings.train}{start} --out {folder}run-{method}",
     ]
 
 
@@ -150,6 +156,12 @@ def as_packed(run: Path) -> Detector:
     """A trained detector as it will be loaded: float16, and with the sampler `fast`."""
     d = rounded(load_detector(run))
     return with_config(d, sampler="fast") if hasattr(d.config, "sampler") else d
+
+
+def sampler_of(settings: Settings, name: str) -> Sampler | None:
+    """The sampler of a variant, where the settings name one."""
+    fields = settings.samplers.get(name, settings.samplers.get(""))
+    return None if fields is None else Sampler(**fields)
 
 
 def with_error_map(detector: Detector, settings: Settings, stores: dict[str, str], work: Path) -> Detector:
@@ -227,9 +239,13 @@ def fit_healthy(detector: Detector, store: Path, places: list[int], slices: int 
     detector.eval().fit_healthy(x, brain)
 
 
-def calibrate_variant(folder: Path, name: str, store: Path, places: list[int]) -> tuple[Any, dict[str, Any]]:
+def calibrate_variant(
+    folder: Path, name: str, store: Path, places: list[int], sampler: Sampler | None
+) -> tuple[Any, dict[str, Any]]:
     """Config and calibration of one variant of a detector in a folder, both set on the healthy subjects of a store."""
     detector = variant(load_detector(folder), name)
+    if sampler:
+        detector = with_config(detector, sampler=sampler)
     fit_healthy(detector, store, places)
     return detector.config, calibration_of(detector, store, places)
 
@@ -267,7 +283,7 @@ def pack(method: str, settings: Settings, stores: dict[str, str], work: Path, ou
     detector = with_error_map(as_packed(run), settings, stores, work)
     ready = save_detector(detector, work / f"packed-{method}")  # for other processes
     names = variant_names(detector)
-    tasks = [(ready, name, store, settings.places) for name in names]
+    tasks = [(ready, name, store, settings.places, sampler_of(settings, name)) for name in names]
     detectors = {}
     for name, (config, calibration) in zip(names, in_parallel(calibrate_variant, tasks, jobs)):
         detectors[name] = variant(detector, name)

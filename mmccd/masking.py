@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MASKS', 'POOLINGS', 'width_and_step', 'strip', 'strips', 'condition', 'published_masks', 'even_masks',
            'disjoint_masks', 'block_masks', 'pool', 'std_over_masks', 'MaskPlan', 'random_strips', 'random_blobs',
-           'random_masks']
+           'random_masks', 'high_frequencies']
 
 # %% ../nbs/components/11_masking.ipynb #f020b167
 from collections.abc import Iterable
@@ -262,3 +262,16 @@ def random_masks(
     chosen = torch.rand(n, generator=generator, device=masks.device) < blobs
     return torch.where(chosen[:, None, None, None], random_blobs(n, size, generator), masks)
 
+
+# %% ../nbs/components/11_masking.ipynb #b10b5a22
+def high_frequencies(
+    x: Tensor,  # slices (b 1 h w), square
+    cutoff: float,  # cycles along a side of the slice; what varies more slowly is removed, the mean included
+) -> Tensor:  # (b 1 h w), around 0
+    "Folds and edges of a slice without the brightness of its regions; after Liang et al. 2024."
+    if not len(x):
+        return x.float()  # no transform of nothing
+    n = x.shape[-1]
+    k = torch.fft.fftfreq(n, 1 / n, device=x.device)
+    keep = k[:, None] ** 2 + k**2 >= cutoff**2
+    return torch.fft.ifft2(torch.fft.fft2(x.float()) * keep).real

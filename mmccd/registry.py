@@ -63,7 +63,7 @@ class Method:
 ALONE = dict.fromkeys(("flair", "t2", "t1"), "")
 VIA = {"flair": "t1", "t2": "t1", "t1": "flair"}  # the targets through which less of a lesion is copied
 BASELINES, MASKED = "mmccd.baselines:", "mmccd.masked_diffusion:"
-MENDED = {"imagination": "mended", "f_unet": "wide"}
+MENDED = {"imagination": "detailed", "f_unet": "wide"}
 METHODS: dict[str, Method] = {
     m.name: m
     for m in (
