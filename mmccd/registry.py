@@ -224,7 +224,7 @@ METHODS: dict[str, Method] = {
             "mmccd-published",
             "MMCCD, published condition",
             MASKED + "MMCCD",
-            "black",
+            "0.5",
             "mmccd that is given noise, and learns from all pixels alike",
             paired=True,
             masked=True,

@@ -67,13 +67,14 @@ def test_a_class_of_the_same_name_is_not_ours():
 def test_names():
     assert trainable_methods() == (
         *("ae", "ae-dense", "vae", "dae", "ddpm", "ddpm-simplex"),
-        *("itermask", "cycle", "masked", "mmccd", "guided", "toy"),
+        *("itermask", "cycle", "masked", "masked-published", "mmccd", "mmccd-published", "guided", "toy"),
     )
     assert table_methods() == (
         *("everything", "threshold", "ae", "vae", "dae", "ddpm", "itermask", "cycle", "masked", "mmccd"),
+        "mmccd-published",
     )
-    assert set(table_methods()) - set(table_methods(by_default=True)) == {"itermask", "masked"}
-    assert masked_methods() == ("masked", "mmccd")
+    assert set(table_methods()) - set(table_methods(by_default=True)) == {"itermask", "masked", "mmccd-published"}
+    assert masked_methods() == ("masked", "masked-published", "mmccd", "mmccd-published")
     assert set(packaged_methods()) == set(METHODS) - {"everything", "guided", "toy"}
     assert len({METHODS[m].colour for m in table_methods()}) == len(table_methods())
 
