@@ -2,7 +2,7 @@
 
     python experiments/snapshots.py build/experiments/run-masked
 
-copies them to RUN/snapshots/STEP until the run is done. A run itself keeps its latest weights only.
+copies them to RUN/snapshots/STEP, from before the run begins until it is done. A run itself keeps its latest weights only.
 """
 
 from __future__ import annotations
@@ -51,8 +51,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("run", type=Path, help="folder of the run")
     parser.add_argument("--every", type=float, default=10, metavar="SECONDS", help="between two looks at the run")
     args = parser.parse_args(argv)
+    record = args.run / "train.json"
     while True:
-        done = json.loads((args.run / "train.json").read_text())["status"] == "done"
+        done = record.exists() and json.loads(record.read_text())["status"] == "done"
         try:
             if (args.run / "log.csv").exists() and (kept := keep(args.run)):
                 print(kept, flush=True)
