@@ -2,7 +2,8 @@
 
     python experiments/snapshots.py build/experiments/run-masked
 
-copies them to RUN/snapshots/STEP, from before the run begins until it is done. A run itself keeps its latest weights only.
+copies them to RUN/snapshots/STEP, from before the run begins until it is done. A run itself keeps its latest weights
+only.
 """
 
 from __future__ import annotations
