@@ -247,7 +247,7 @@ def masked_errors(
         while len(pooled) < len(x) and len(rest) >= (n := counts[len(pooled)]):  # all masks of a slice are there
             pooled.append([p(rest[:n], masks[plan.hides[len(pooled)]]) for p in pools])
             rest = rest[n:]
-    return [torch.stack(m) for m in zip(*pooled)] or [rest] * len(pools)
+    return [torch.stack(m) for m in zip(*pooled)] or [p(rest, masks[:0])[None][:0] for p in pools]
 
 # %% ../nbs/components/12_masked_diffusion.ipynb #932ff509
 def masked_anomaly_map(

@@ -345,7 +345,10 @@ def new_detector(method: str, seed: int = 0, **config: Any) -> Detector:
 
     cls: Any = METHODS[method].load_class()
     known = {f.name for f in fields(cls.Config)}
-    made = cls.Config(**{k: v for k, v in ({**METHODS[method].config} | config).items() if k in known})
+    own = {**METHODS[method].config}
+    if config.get("unet", "tiny") != "tiny":
+        own.pop("f_unet", None)  # the size that is asked for is meant for all networks
+    made = cls.Config(**{k: v for k, v in (own | config).items() if k in known})
     checked(asdict(made), cls.Config, f"the settings of {method}", "choose others")  # as when it will be loaded
     with torch.random.fork_rng([]):
         torch.manual_seed(derive_seed(seed, "weights"))

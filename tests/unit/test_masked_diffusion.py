@@ -316,10 +316,14 @@ def test_fewer_slices_set_the_threshold(monkeypatch):
 
 
 def test_new_detector():
-    d = new_detector("mmccd", 0, input="t1", target="t2", size=64, modalities=THREE, unet="paper")
+    d = new_detector("mmccd-published", 0, input="t1", target="t2", size=64, modalities=THREE, unet="paper")
     assert d.config.unet.channels == 32
     assert d.f.net.config.c_in == 2
     assert d.f.net.config.time
+    d = new_detector("mmccd", 0, input="t1", target="t2", size=64, modalities=THREE)
+    assert d.f.net.config.c_in == 3 + 3 + 4  # noisy target and input, a channel each; mask, two coordinates, detail
+    assert (d.f.net.config.channels, d.g.nets[0].config.channels) == (32, 16)
+    assert new_detector("mmccd", 0, size=64, modalities=THREE, unet="paper").config.f_unet is None
     assert sum(p.numel() for p in MMCCD(size=128, unet="paper").f.parameters()) == 6_600_257  # as published
 
 

@@ -35,7 +35,7 @@ SINGLE = ("ae", "ae-dense", "dae", "ddpm", "ddpm-simplex", "equalised", "itermas
 PAIRS = ("flair-t1", "flair-t2", "t1-flair", "t1-t2", "t2-flair", "t2-t1")
 NAMES = sorted(
     [f"{n}-{m}" for n in SINGLE for m in ("flair", "t1", "t2")]
-    + [f"{n}-{p}" for n in ("cycle", "masked", "mmccd") for p in PAIRS]
+    + [f"{n}-{p}" for n in ("cycle", "masked", "masked-published", "mmccd", "mmccd-published") for p in PAIRS]
     + ["threshold-t1ce"]
 )
 
@@ -194,6 +194,10 @@ TAMPERED = {
         {"n": 1},
     ],
     "n_steps": [10**9, 0, [25]],
+    "imagination.blobs": [-0.1, 2, "0.5"],
+    "imagination.hidden": ["stars", 5],
+    "imagination.channels": [["age"], "mask", [1]],
+    "imagination.cutoff": [-1, INF, None],
     "latent": [10**12, 4096, 0, "16"],
     "grid": [0, True],
     "sigma": [-1, INF, 1e999, None],
