@@ -18,29 +18,45 @@ if TYPE_CHECKING:
     from mmccd.training.data import TrainingData
 
 COLUMNS = ("step", "samples", "loss", "lr", "grad_norm", "val_loss", "threshold", "imagination_r2", "seconds")
+OPTIONAL = ("imagination_r2",)  # there only where a line has it
 Row = dict[str, Any]  # a line of the log: some of COLUMNS
 
 
 def log_text(rows: Sequence[Mapping[str, Any]]) -> str:
     """The log as CSV; numbers are written with all their digits, and what a line does not have stays empty."""
 
+    columns = [c for c in COLUMNS if c not in OPTIONAL or any(c in row for row in rows)]
+
     def line(row: Mapping[str, Any]) -> str:
-        return ",".join("" if row.get(c) is None else repr(row[c]) for c in COLUMNS)
+        return ",".join("" if row.get(c) is None else repr(row[c]) for c in columns)
 
-    return "\n".join([",".join(COLUMNS), *map(line, rows)]) + "\n"
+    return "\n".join([",".join(columns), *map(line, rows)]) + "\n"
 
 
-def curve_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """Training and validation loss over the steps, with the learning rate below, from the lines of the log."""
+def curve_figure(rows: Sequence[Mapping[str, Any]], ceiling: float | None = None) -> Figure:
+    """Training and validation loss over the steps, with the learning rate below, from the lines of the log.
+
+    Where the log has it, how much the network knows of what is hidden (R2) stands between them.
+
+    Args:
+        ceiling: The R2 that could be reached, drawn as a line; None: not known.
+    """
     from matplotlib.ticker import LogLocator
 
     from mmccd.viz import OKABE_ITO, Sheet
 
-    sheet = Sheet(7, 3.4)
-    top, low = sheet.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    imagines = any("imagination_r2" in r for r in rows)
+    sheet = Sheet(7, 3.4 + 1.5 * imagines)
+    top, *middle, low = sheet.subplots(2 + imagines, 1, sharex=True, height_ratios=[3, *[2] * imagines, 1])
 
     def column(name: str) -> list[list[float]]:
         return [[r[k] for r in rows if r.get(name) is not None] for k in ("step", name)]
+
+    for ax in middle:
+        ax.plot(*column("imagination_r2"), "o-", color=OKABE_ITO["green"], ms=4)
+        if ceiling is not None:
+            ax.axhline(ceiling, color="0.3", lw=1, ls=":")
+        ax.set(ylabel="R² of hidden", ylim=(None, 1))
 
     top.plot(*column("loss"), color=OKABE_ITO["blue"], lw=1.2, label="training")
     top.plot(*column("val_loss"), "o-", color=OKABE_ITO["vermillion"], ms=4, label="validation, averaged weights")

@@ -377,9 +377,11 @@ def test_opening_lines():
 def test_log_text_loses_nothing():
     rows = [dict(step=0, val_loss=0.5), dict(step=10, loss=0.1 + 0.2, lr=1e-3)]
     head, first, second = log_text(rows).splitlines()
-    assert head == "step,samples,loss,lr,grad_norm,val_loss,threshold,imagination_r2,seconds"
+    assert head == "step,samples,loss,lr,grad_norm,val_loss,threshold,seconds"
     assert first == "0,,,,,0.5,,"
     assert float(second.split(",")[2]) == 0.1 + 0.2
+    head, first, _ = log_text([rows[0] | {"imagination_r2": -0.25}, rows[1]]).splitlines()
+    assert dict(zip(head.split(","), first.split(",")))["imagination_r2"] == "-0.25"
 
 
 def test_sample_rows(monkeypatch):
