@@ -196,7 +196,7 @@ METHODS: dict[str, Method] = {
         ),
         Method(
             "masked-published",
-            "masked U-Net, published condition",
+            "masked U-Net (published)",
             MASKED + "MaskedUNet",
             "0.55",
             "masked that is given noise, and learns from all pixels alike",
@@ -222,7 +222,7 @@ METHODS: dict[str, Method] = {
         ),
         Method(
             "mmccd-published",
-            "MMCCD, published condition",
+            "MMCCD (published)",
             MASKED + "MMCCD",
             "0.5",
             "mmccd that is given noise, and learns from all pixels alike",
@@ -231,7 +231,6 @@ METHODS: dict[str, Method] = {
             decoder_from="cycle",
             packaged=VIA,
             in_tables=True,
-            by_default=False,
             compared_with=("cycle", "mmccd"),
         ),
         Method(

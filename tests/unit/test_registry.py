@@ -73,7 +73,7 @@ def test_names():
         *("everything", "threshold", "ae", "vae", "dae", "ddpm", "itermask", "cycle", "masked", "mmccd"),
         "mmccd-published",
     )
-    assert set(table_methods()) - set(table_methods(by_default=True)) == {"itermask", "masked", "mmccd-published"}
+    assert set(table_methods()) - set(table_methods(by_default=True)) == {"itermask", "masked"}
     assert masked_methods() == ("masked", "masked-published", "mmccd", "mmccd-published")
     assert set(packaged_methods()) == set(METHODS) - {"everything", "guided", "toy"}
     assert len({METHODS[m].colour for m in table_methods()}) == len(table_methods())

@@ -87,7 +87,8 @@ def test_the_work_is_what_the_networks_do():
     plan = Plan("x", preset="gpu", pairs=(("flair", "t2"),))
     said = {name.split(",")[0]: float(cells[0]) for name, cells in table_below("What it takes").items()}
     nets = {m: untrained(plan, m, {"size": 128, "fov": 240.0, "normalisation": "tukey"}) for m in plan.trained}
-    load_frozen_decoder(nets["mmccd"], nets["cycle"])
+    for m in ("mmccd", "mmccd-published"):
+        load_frozen_decoder(nets[m], nets["cycle"])
     assert set(said) == {METHODS[m].title for m in nets} | {"all"}
     for m, d in nets.items():
         with FlopCounterMode(display=False) as count, torch.no_grad():
