@@ -196,7 +196,7 @@ METHODS: dict[str, Method] = {
         ),
         Method(
             "masked-published",
-            "masked U-Net (published)",
+            "masked U-Net as published",
             MASKED + "MaskedUNet",
             "0.55",
             "masked that is given noise, and learns from all pixels alike",
@@ -222,7 +222,7 @@ METHODS: dict[str, Method] = {
         ),
         Method(
             "mmccd-published",
-            "MMCCD (published)",
+            "MMCCD as published",
             MASKED + "MMCCD",
             "0.5",
             "mmccd that is given noise, and learns from all pixels alike",
