@@ -231,7 +231,7 @@ METHODS: dict[str, Method] = {
             decoder_from="cycle",
             packaged=VIA,
             in_tables=True,
-            compared_with=("cycle", "mmccd"),
+            compared_with=("threshold", "dae", "cycle", "masked-published"),
         ),
         Method(
             "guided",
