@@ -15,12 +15,12 @@ from dataclasses import dataclass, replace
 import torch
 from einops import rearrange
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from .aliases import old_names
 from .detector import SIGNS, Detector
 from .error_map import ErrorMapConfig, ReconstructionDetector, resolve_error_map
 from .intensity import DEFAULT, check_method
+from .masking import smooth_noise
 from .schemas import Count, Millimetres, Names, Pixels
 from .slices import FOV
 from .training_loop import masked_mean
@@ -303,7 +303,7 @@ def coarse_noise(
     grid: int = 16,  # independent numbers along a side
 ) -> Tensor:  # (n 1 size size), on the generator's device
     "Normal numbers on a coarse grid, enlarged to an image and shifted at random; Kascenas et al. 2022."
-    big = F.interpolate(gaussian_noise(n, grid, generator), size=size, mode="bilinear", align_corners=False)
+    big = smooth_noise(n, size, grid, generator)
     shift = torch.randint(size, (n, 2), generator=generator, device=big.device).tolist()
     return torch.stack([p.roll(s, (1, 2)) for p, s in zip(big, shift)])
 

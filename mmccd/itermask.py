@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from .baselines import WITH_SKIPS, Reconstruction, ReconstructionConfig, draw_modalities, equalise
 from .error_map import smooth_error
 from .masked_diffusion import MMCCD, MMCCDConfig
-from .masking import high_frequencies
+from .masking import high_frequencies, smooth_noise, smooth_noise
 from .schemas import Few, Frequency, Names, Share, SquaredError
 from .training_loop import masked_mean
 from .translate import fill_background, squared_error_map
@@ -36,8 +36,7 @@ def random_regions(
     field = torch.zeros(n, 1, size, size, device=device)
     strength = torch.rand(n, 4, 1, 1, 1, generator=generator, device=device) ** 2
     for k, grid in enumerate((4, 8, 16, size)):
-        noise = torch.randn(n, 1, grid, grid, generator=generator, device=device)
-        field = field + strength[:, k] * F.interpolate(noise, size=size, mode="bilinear", align_corners=False)
+        field = field + strength[:, k] * smooth_noise(n, size, grid, generator)
     share = torch.rand(n, 1, 1, 1, generator=generator, device=device) / (1 - FULL)
     return brain & (equalise(field.to(brain.device), brain) <= share.to(brain.device))
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MASKS', 'POOLINGS', 'width_and_step', 'strip', 'strips', 'condition', 'published_masks', 'even_masks',
-           'disjoint_masks', 'block_masks', 'pool', 'std_over_masks', 'MaskPlan', 'random_strips', 'random_blobs',
-           'random_masks', 'high_frequencies']
+           'disjoint_masks', 'block_masks', 'pool', 'std_over_masks', 'MaskPlan', 'random_strips', 'smooth_noise',
+           'random_blobs', 'random_masks', 'high_frequencies']
 
 # %% ../nbs/components/11_masking.ipynb #f020b167
 from collections.abc import Iterable
@@ -228,6 +228,18 @@ def random_strips(
 __getattr__ = old_names(__name__)  # of version 0.1.0, with a warning
 
 # %% ../nbs/components/11_masking.ipynb #b10b5a12
+def smooth_noise(
+    n: int,  # images
+    size: int,  # pixels along a side
+    grid: int,  # independent normal numbers along a side, at most `size`
+    generator: torch.Generator | None = None,  # draws them
+) -> Tensor:  # (n 1 size size), on the generator's device
+    "Normal numbers on a coarse grid, enlarged to images."
+    device = generator.device if generator is not None else "cpu"
+    coarse = torch.randn(n, 1, grid, grid, generator=generator, device=device)
+    return F.interpolate(coarse, size=size, mode="bilinear", align_corners=False)
+
+
 def random_blobs(
     n: int,  # masks
     size: int,  # pixels along a side of the slice, at least 16
@@ -235,11 +247,8 @@ def random_blobs(
     shares: tuple[float, float] = (0.05, 0.6),  # least and largest share of the slice that a mask hides
 ) -> Tensor:  # bool (n 1 size size), on the generator's device
     "Masks of any shape: smooth noise, of a coarseness drawn for each, above a threshold drawn for each."
-    device = generator.device if generator is not None else "cpu"
-    fields = []
-    for k in (4, 8, 16):  # numbers along a side
-        coarse = torch.randn(n, 1, k, k, generator=generator, device=device)
-        fields.append(F.interpolate(coarse, size=(size, size), mode="bilinear", align_corners=False))
+    fields = [smooth_noise(n, size, k, generator) for k in (4, 8, 16)]
+    device = fields[0].device
     which = torch.randint(0, len(fields), (n,), generator=generator, device=device)
     field = torch.stack(fields)[which, torch.arange(n, device=device)]
     low, high = shares

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -34,7 +35,7 @@ from mmccd.cases.prepare import prepare
 from mmccd.cases.store import SliceStore
 from mmccd.detector import Detector, fingerprint, healthy_threshold, load_detector, with_config
 from mmccd.error_map import ErrorMapConfig, ReconstructionDetector, fit_expected_error
-from mmccd.files import round_floats
+from mmccd.files import round_floats, to_json, write_atomic
 from mmccd.itermask import guided_by_cycle
 from mmccd.masked_diffusion import MMCCD, imagination_of
 from mmccd.runtime import evenly_spaced
@@ -147,6 +148,18 @@ def measure(plan: Evidence, row: Row, o: Options, expect: Path) -> dict[str, dic
     return found
 
 
+def measure_once(plan: Evidence, row: Row, o: Options, expect: Path, folder: Path) -> dict[str, dict[str, Any]]:
+    """The same, read from a file where the row was measured before, with the same weights and options."""
+    options = {k: v for k, v in asdict(o).items() if k in ("evidence", "expect", "expect_slices", "settings")}
+    about = json.loads(json.dumps({"weights": fingerprint(load(row, o.runs)), **options}))
+    file = folder / f"{row.key}.json"
+    if file.exists() and (old := json.loads(file.read_text()))["about"] == about:
+        return old["found"]
+    found = measure(plan, row, o, expect)
+    write_atomic(file, to_json({"about": about, "found": found}).encode())
+    return found
+
+
 def fit_on_healthy(detector: Detector, healthy: dict[str, torch.Tensor]) -> None:
     """Let a detector measure what it needs before its threshold is chosen, on the same healthy slices."""
     c = detector.config
@@ -178,8 +191,9 @@ def run(options: dict[str, Any], job: Job) -> dict[str, Any]:
     }
     result |= {"methods": {}, "kinds": {k: {} for k in KINDS}, "healthy": {"ids": [s.id for s in data.healthy]}}
     shares: dict[str, list[float]] = {}
-    rows = all_rows(o)
-    for row, got in zip(rows, in_parallel(measure, [(plan, row, o, expect) for row in rows], job.jobs)):
+    rows, folder = all_rows(o), job.work / "comparison"
+    folder.mkdir(exist_ok=True)
+    for row, got in zip(rows, in_parallel(measure_once, [(plan, r, o, expect, folder) for r in rows], job.jobs)):
         for setting, v in got.items():
             key = row.key if setting == PLAIN else row.key.replace(row.method, f"{row.method} + {setting}", 1)
             about = {"method": row.title, "input": row.input, "target": row.target, "setting": setting}

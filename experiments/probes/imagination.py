@@ -37,6 +37,7 @@ class Training:
         steps: Of denoising, with which it is measured.
         lr: Learning rate after the warm-up.
         batch_size: Slices a step.
+        seed: Of first weights, order, masks and noise.
     """
 
     config: dict[str, Any] = field(default_factory=dict)
@@ -45,6 +46,7 @@ class Training:
     steps: list[int] = field(default_factory=lambda: [1])
     lr: float = 1e-3
     batch_size: int = 16
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -93,10 +95,10 @@ def training(o: Options, name: str) -> Training:
     return checked(merged(o.base, o.arms[name]), Training, f"the arm {name}", "correct that option")
 
 
-def new_detector(t: Training, seed: int) -> MMCCD:
+def new_detector(t: Training) -> MMCCD:
     """The untrained detector of an arm; its decoder is not used."""
     with torch.random.fork_rng([]):
-        torch.manual_seed(derive_seed(seed, "weights"))
+        torch.manual_seed(derive_seed(t.seed, "weights"))
         return MMCCD(MMCCDConfig(**t.config | {"frozen_decoder": True}))
 
 
@@ -131,7 +133,7 @@ def batches(data: Slices, size: int, seed: int) -> Iterator[tuple[int, dict[str,
         step += 1
 
 
-def learn(d: MMCCD, data: Slices, t: Training, seconds: float, watch: Any, seed: int = 0) -> tuple[MMCCD, list[dict]]:
+def learn(d: MMCCD, data: Slices, t: Training, seconds: float, watch: Any) -> tuple[MMCCD, list[dict]]:
     """Train for some seconds of a core; the averaged detector and its curve.
 
     The learning rate rises over 50 steps, and falls to 0 along a cosine over the time that there is.
@@ -141,10 +143,10 @@ def learn(d: MMCCD, data: Slices, t: Training, seconds: float, watch: Any, seed:
     """
     averaged, optimizer = copy.deepcopy(d), torch.optim.AdamW(d.f.parameters(), lr=t.lr, weight_decay=0.01)
     began, spent, curve, due, losses = time.process_time(), 0.0, [], seconds / 8, []
-    for step, batch in batches(data, t.batch_size, seed):
+    for step, batch in batches(data, t.batch_size, t.seed):
         for group in optimizer.param_groups:
             group["lr"] = t.lr * min(1, (step + 1) / 50) * (1 + math.cos(math.pi * spent / seconds)) / 2
-        generator = torch.Generator().manual_seed(derive_seed(seed, "step", step))
+        generator = torch.Generator().manual_seed(derive_seed(t.seed, "step", step))
         with torch.autocast("cpu", torch.bfloat16):
             loss = d.loss(batch, generator)
         optimizer.zero_grad()
@@ -185,10 +187,10 @@ def run_arm(o: Options, name: str, stores: tuple[Path, Path], work: Path) -> dic
     data = Slices(store.dataset(store.ids[: t.heads or None], o.modalities), o.size)
     held_out = Slices(val.dataset(None, o.modalities), o.size)
     few, some, seen = held_out.some(o.measured), held_out.some(o.final), data.some(o.final)
-    d, seconds = new_detector(t, 0), o.seconds / (2 if t.start else 1)
+    d, seconds = new_detector(t), o.seconds / (2 if t.start else 1)
     if t.start:
         first = training(o, t.start)
-        begun, _ = learn(new_detector(first, 0), data, first, seconds, lambda d: {})
+        begun, _ = learn(new_detector(first), data, first, seconds, lambda d: {})
         d = load_start(d, begun)
     averaged, curve = learn(d, data, t, seconds, lambda d: {k: v["r2"] for k, v in known(d, few).items()})
     averaged.save_pretrained(work / name)
