@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -58,6 +59,7 @@ class Options:
         paired: Titles by method that goes to a target and back.
         settings: Fields of an `ErrorMapConfig` by name of the setting; all reconstructing detectors get all of them.
         runs: Runs of training by method, such as "mmccd, seed 1", in the folder of the job: rows with other seeds.
+        early: The same for weights from the midst of a training, without the expected error: does AP follow R2?
         pairs: (input, target) of all that are measured.
         contrasts: Pairs of methods that are compared subject by subject, with the same setting.
     """
@@ -70,12 +72,17 @@ class Options:
     settings: dict[str, dict[str, Any]]
     contrasts: list[list[str]]
     runs: dict[str, str] = field(default_factory=dict)
+    early: dict[str, str] = field(default_factory=dict)
     pairs: tuple = PAIRS
 
+    def settings_of(self, method: str) -> dict[str, dict[str, Any]]:
+        """The settings that a method gets."""
+        return {k: v for k, v in self.settings.items() if method not in self.early or not v.get("expected")}
 
-def load(row: Row, runs: dict[str, str]) -> Detector:
+
+def load(row: Row, o: Options) -> Detector:
     """The detector of a row; "guided" stands for the networks of `mmccd`, "NAME, seed N" for a run of training."""
-    if row.method in runs:
+    if row.method in (runs := o.runs | o.early):
         packaged = load_detector("-".join((row.method.split(",")[0], row.input or "", row.target or "")))
         one = load_detector(runs[row.method]).for_pair(row.input, row.target)
         return with_config(one, sampler=packaged.config.sampler)
@@ -99,17 +106,18 @@ def cached(errors: Callable) -> Callable:
     return find
 
 
-def with_settings(d: Detector, o: Options, expect: Path) -> Iterator[tuple[str, Detector]]:
+def with_settings(d: Detector, settings: dict, expect: Path, slices: int) -> Iterator[tuple[str, Detector]]:
     """The detector with each setting, or as it is where it reconstructs nothing; errors are computed once."""
     if not isinstance(d, ReconstructionDetector):
         yield PLAIN, d
         return
-    data = SliceStore(expect).dataset(in_memory=False)
-    batch = data.batch(evenly_spaced(len(data), o.expect_slices))
-    learned = with_config(d, error=ErrorMapConfig(expected=True))
-    fit_expected_error(learned, batch, torch.Generator().manual_seed(0), variants=(learned.variant,))
+    learned = with_config(d, error=ErrorMapConfig(expected=any(v.get("expected") for v in settings.values())))
+    if learned.config.error.expected:
+        data = SliceStore(expect).dataset(in_memory=False)
+        batch = data.batch(evenly_spaced(len(data), slices))
+        fit_expected_error(learned, batch, torch.Generator().manual_seed(0), variants=(learned.variant,))
     errors = cached(learned.errors)
-    for name, fields in o.settings.items():
+    for name, fields in settings.items():
         one = with_config(learned, error=ErrorMapConfig(**fields))
         one.errors = errors
         yield name, one
@@ -128,10 +136,11 @@ def imagination(d: Detector, plan: Evidence) -> float | None:
 def measure(plan: Evidence, row: Row, o: Options, expect: Path) -> dict[str, dict[str, Any]]:
     """By setting: threshold, false alarms on healthy heads, scores by kind of lesion."""
     torch.set_num_threads(1)
-    data, detector = load_evaluation_set(plan), load(row, o.runs)
-    fit_on_healthy(detector, data.calibration)
+    data, detector = load_evaluation_set(plan), load(row, o)
+    if row.method == "guided":
+        fit_on_healthy(detector, data.calibration)
     known, found = imagination(detector, plan), {}
-    for name, d in with_settings(detector, o, expect):
+    for name, d in with_settings(detector, o.settings_of(row.method), expect, o.expect_slices):
         healthy = row_maps(row, d, data.calibration)[data.calibration["brain"]]
         h = detector.threshold if row.method == FLOOR else healthy_threshold(healthy, plan.recipe.fpr)
         with count_evaluations(d) as counted:
@@ -142,7 +151,7 @@ def measure(plan: Evidence, row: Row, o: Options, expect: Path) -> dict[str, dic
             "healthy": [(row_maps(row, d, s.batch)[s.batch["brain"]] > h).double().mean().item() for s in data.healthy],
             "kinds": {k: score_subjects(p, h) for k, p in kinds.items() if p},
             "imagination_r2": known,
-            "fingerprint": fingerprint(detector),
+            "fingerprint": fingerprint(load(row, o)),
             "evaluations": sum(counted) / len(data.subjects),
         }
     return found
@@ -150,8 +159,8 @@ def measure(plan: Evidence, row: Row, o: Options, expect: Path) -> dict[str, dic
 
 def measure_once(plan: Evidence, row: Row, o: Options, expect: Path, folder: Path) -> dict[str, dict[str, Any]]:
     """The same, read from a file where the row was measured before, with the same weights and options."""
-    options = {k: v for k, v in asdict(o).items() if k in ("evidence", "expect", "expect_slices", "settings")}
-    about = json.loads(json.dumps({"weights": fingerprint(load(row, o.runs)), **options}))
+    options = {"evidence": o.evidence, "expect": [o.expect, o.expect_slices], "settings": o.settings_of(row.method)}
+    about = json.loads(json.dumps({"weights": fingerprint(load(row, o)), **options}))
     file = folder / f"{row.key}.json"
     if file.exists() and (old := json.loads(file.read_text()))["about"] == about:
         return old["found"]
@@ -163,16 +172,24 @@ def measure_once(plan: Evidence, row: Row, o: Options, expect: Path, folder: Pat
 def fit_on_healthy(detector: Detector, healthy: dict[str, torch.Tensor]) -> None:
     """Let a detector measure what it needs before its threshold is chosen, on the same healthy slices."""
     c = detector.config
-    if not hasattr(c, "size"):
-        return
     x, brain = resize(healthy[c.input], c.size, -1.0), resize_labels(healthy["brain"], c.size)
     detector.eval().fit_healthy(x, brain)
 
 
 def all_rows(o: Options) -> list[Row]:
     """The rows of the packaged detectors, of cycle-guided hiding, and of the other training seeds."""
-    others = {name: name for name in o.runs}
+    others = {name: name for name in o.runs | o.early}
     return make_rows(o.single, o.paired | others, o.pairs)
+
+
+def named(method: str, setting: str) -> str:
+    """What a method is called with a setting."""
+    return method if setting == PLAIN else f"{method} + {setting}"
+
+
+def contrasts(o: Options) -> list[list[str]]:
+    """The pairs of the recipe, with every setting."""
+    return [[named(a, s), named(b, s)] for a, b in o.contrasts for s in o.settings]
 
 
 def run(options: dict[str, Any], job: Job) -> dict[str, Any]:
@@ -182,7 +199,7 @@ def run(options: dict[str, Any], job: Job) -> dict[str, Any]:
     prepare(
         Phantoms(**o.expect), expect, size=64, slices=range(30, 126), modalities=["flair", "t1", "t2"], jobs=job.jobs
     )
-    o = Options(**asdict(o) | {"runs": {k: str(job.work / v) for k, v in o.runs.items()}})
+    o = replace(o, **{name: {k: str(job.work / v) for k, v in getattr(o, name).items()} for name in ("runs", "early")})
     data = load_evaluation_set(plan)
     result: dict[str, Any] = describe_evidence(plan) | {"settings": o.settings}
     columns = ["id", "place", "lesion_cm2", "pixels", "prevalence"]
@@ -195,7 +212,7 @@ def run(options: dict[str, Any], job: Job) -> dict[str, Any]:
     folder.mkdir(exist_ok=True)
     for row, got in zip(rows, in_parallel(measure_once, [(plan, r, o, expect, folder) for r in rows], job.jobs)):
         for setting, v in got.items():
-            key = row.key if setting == PLAIN else row.key.replace(row.method, f"{row.method} + {setting}", 1)
+            key = row.key.replace(row.method, named(row.method, setting), 1)
             about = {"method": row.title, "input": row.input, "target": row.target, "setting": setting}
             result["methods"][key] = about | {
                 k: v[k] for k in ("threshold", "fingerprint", "imagination_r2", "evaluations")
@@ -212,9 +229,5 @@ def run(options: dict[str, Any], job: Job) -> dict[str, Any]:
             job.say(f"{key:44} {said}")
     result["healthy"] |= {"shares": shares, "summary": {k: over_subjects(v) for k, v in shares.items()}}
     result = round_floats(result)
-    contrasts = [
-        [f"{a}{s}", f"{b}{s}"] for a, b in o.contrasts for s in ("", *(f" + {k}" for k in o.settings if k != PLAIN))
-    ]
-    measured = type("Measured", (), {"result": result})()
-    result["paired"] = round_floats(derived.paired(measured, contrasts))
+    result["paired"] = round_floats(derived.paired(SimpleNamespace(result=result), contrasts(o)))
     return result

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from evidence import MODALITIES, PAIRS, Evidence, Job, in_parallel
 from probes.setting_scores import AVERAGED, DIVIDED, POOLS, SHIPPED, scorer
 
-from mmccd.benchmark.dataset import load_subject, store_paths
+from mmccd.benchmark.dataset import ScoredSubject, load_subject, store_paths
 from mmccd.cases.phantoms import Phantoms
 from mmccd.cases.prepare import prepare
 from mmccd.cases.store import SliceStore
@@ -71,9 +72,15 @@ class Task:
         return f"{self.weights} | {self.setting} | {self.id}"
 
 
+@lru_cache(maxsize=64)
+def subject(plan: Evidence, id: str) -> ScoredSubject:
+    """A subject of the validation, with its slice."""
+    return load_subject(plan, SliceStore(store_paths(plan)["test"]), id)
+
+
 def measure(plan: Evidence, task: Task) -> dict[str, dict] | None:
     """The scores of a task by pooling; None for a subject without lesion at the places that count."""
-    s = load_subject(plan, SliceStore(store_paths(plan)["test"]), task.id)
+    s = subject(plan, task.id)
     return scorer(plan, task.weights, task.setting, task.sampler)(s.batch) if s.lesion_cm2 else None
 
 

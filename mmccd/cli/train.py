@@ -78,6 +78,15 @@ class TrainOptions(Options):
             "network, uses on the way to the target.  [default: weights drawn at random]",
         ),
     ] = ""
+    imagination: Annotated[
+        str,
+        typer.Option(
+            metavar="published|located|detailed",
+            help="For mmccd and masked: what the network is told of the hidden part: nothing (published), where it is "
+            "(located), or its fine detail too (detailed).  [default: detailed, and published for those called so]",
+            show_default=False,
+        ),
+    ] = ""
     median: Annotated[
         int,
         typer.Option(
@@ -149,7 +158,8 @@ def detector_fields(options: TrainOptions) -> dict[str, Any]:
         "error": {"window": options.median, "how": "median" if options.median > 1 else "mean"}
         | {"expected": options.expected_error},
     }
-    return fields | ({"target": options.target.lower()} if options.target else {})
+    given = {"target": options.target.lower(), "imagination": options.imagination}
+    return fields | {k: v for k, v in given.items() if v}
 
 
 def check_method(options: TrainOptions) -> "Detector":
@@ -171,6 +181,8 @@ def check_method(options: TrainOptions) -> "Detector":
         raise ValueError(f"{method.name} knows one pair of modalities only: leave --modalities out")
     if (options.median > 1 or options.expected_error) and not hasattr(detector.config, "error"):
         raise ValueError(f"{method.name} always shows the error itself: leave --median and --expected-error out")
+    if options.imagination and not hasattr(detector.config, "imagination"):
+        raise ValueError(f"{method.name} hides nothing: leave --imagination out")
     for name, what in (("decoder", "decoder"), ("start", "networks from their beginning")):
         if getattr(options, name) and not method.decoder_from:
             raise ValueError(f"{method.name} learns its own {what}: leave --{name} out")

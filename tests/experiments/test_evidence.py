@@ -25,15 +25,17 @@ from evidence import (
     row_maps,
     subject_rows,
 )
-from probes import derived, detectors, lesion, normalisation, quirks, settings, taken, translation
+from probes import comparison, derived, detectors, lesion, normalisation, quirks, settings, taken, translation
 from sklearn.metrics import average_precision_score
+from train_weights import load_settings
 
+from mmccd.detector import load_detector
 from mmccd.files import round_floats
 from mmccd.masked_translation import Sampler
 from mmccd.scoring import dice
 
 RESULTS = Path(__file__).resolve().parents[2] / "data" / "results"
-ON_EVIDENCE = ("cyclic_phantom", "mmccd_phantom", "baselines_phantom")
+ON_EVIDENCE = ("cyclic_phantom", "baselines_phantom")
 
 
 def kept(name):
@@ -67,21 +69,46 @@ def test_kept_rows_are_those_of_the_recipe(name):
                 assert got["summary"][c]["mean"] == pytest.approx(mean, abs=2e-5)
 
 
+def test_the_comparison_follows_from_its_rows():
+    result, o = kept("comparison"), comparison.Options(**runner.load_recipe("comparison").options)
+    assert round_floats(derived.paired(SimpleNamespace(result=result), comparison.contrasts(o))) == result["paired"]
+    plain = {k for k, v in result["methods"].items() if v["setting"] == comparison.PLAIN}
+    assert plain == {r.key for r in comparison.all_rows(o)}
+    for kind, found in result["kinds"].items():
+        assert set(found) == set(result["methods"]) == set(result["healthy"]["shares"])
+        for key, got in found.items():
+            for c in SCORES:
+                mean = np.mean([r[c] for r in subject_rows(result, kind, key)])
+                assert got["summary"][c]["mean"] == pytest.approx(mean, abs=2e-5)
+
+
+def test_masked_detectors_are_packed_with_the_map_that_did_best():
+    """The highest mean AP over pairs and kinds; `masked` and `mmccd` have one setting each."""
+    result, (known, *_) = kept("error_map"), load_settings()
+    for method in ("masked", "mmccd"):
+        rows = [v for k, v in result["methods"].items() if k.rsplit("-", 2)[0] == method]
+        mean = {
+            s: np.mean([v[s][kind]["ap"]["mean"] for v in rows for kind in result["kinds"]]) for s in result["settings"]
+        }
+        assert len(rows) == 3
+        assert result["settings"][max(mean, key=mean.get)] == known[method].error
+
+
 def test_kept_moves_of_quirks_follow_from_their_runs():
     result = kept("quirks")
     for name, d in result["detectors"].items():
         assert round_floats(quirks.moves(d["runs"])) == result["moves"][name]
 
 
-def test_the_default_sampler_is_the_one_the_rule_chooses():
+def test_the_packaged_samplers_are_those_that_the_rule_chooses():
     o = settings.Options(**runner.load_recipe("mmccd_settings").options)
     result = kept("mmccd_settings")
-    assert settings.cheapest(result["samplers"], o) == result["fast"]
-    assert Sampler(**o.samplers[result["fast"]]) == Sampler("disjoint", n_strips=4, steps=8)
     assert set(result["samplers"]) == set(o.samplers)
-    free = replace(o, margin=1.0, control="")
-    assert settings.cheapest(result["samplers"], free) == "4 strips at once, 1 step"
-    assert settings.cheapest(result["samplers"], replace(o, most=1)) is None
+    for name, chosen in result["chosen"].items():
+        assert chosen == settings.cheapest(result["pairs"][name], o.margin)
+        assert load_detector(name).config.sampler == Sampler(**o.samplers[chosen])
+        best = max(result["pairs"][name].values(), key=lambda v: v["ap"]["mean"])
+        assert result["pairs"][name][settings.cheapest(result["pairs"][name], 0.0)] == best
 
 
 def intervals(x):
@@ -92,7 +119,7 @@ def intervals(x):
             yield from intervals(v)
 
 
-@pytest.mark.parametrize("name", [*ON_EVIDENCE, "mmccd_settings", "quirks", "benchmark_cpu"])
+@pytest.mark.parametrize("name", [*ON_EVIDENCE, "comparison", "mmccd_settings", "quirks", "benchmark_cpu"])
 def test_kept_intervals_hold_their_mean(name):
     found = [x for x in intervals(kept(name)) if x["low"] is not None]
     assert len(found) > 50

@@ -284,6 +284,8 @@ def test_a_decoder_that_does_not_fit(run, store, tmp_path, monkeypatch, back, mo
     [
         ("toy", ["--modalities", "a,b"], "toy knows one pair of modalities only: leave --modalities out"),
         ("toy", ["--expected-error"], "toy always shows the error itself: leave --median and --expected-error out"),
+        ("cycle", ["--imagination", "located"], "cycle hides nothing: leave --imagination out"),
+        ("mmccd", ["--imagination", "dull"], "unknown imagination 'dull': choose published, located, detailed"),
         ("cycle", ["--median", "4"], "window must be an odd number of pixels, got 4"),
         ("cycle", ["--modalities", "flair"], "t1 is not among the modalities of the network, flair"),
         ("cycle", ["--modalities", "flair,t1,pd"], "unknown modality 'pd'"),
