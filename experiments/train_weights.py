@@ -53,7 +53,9 @@ from mmccd.runtime import duration, evenly_spaced, single_thread
 from mmccd.schemas import checked
 from mmccd.slices import SLICE_RANGE, resize, resize_labels
 from mmccd.tables import markdown_table
+from mmccd.training.log import curve_figure
 from mmccd.unet import count_parameters
+from mmccd.viz import save_png
 from mmccd.weights.hub import WEIGHTS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -174,9 +176,24 @@ def with_error_map(detector: Detector, settings: Settings, stores: dict[str, str
     run_command(f"mmccd prepare phantom {work}/expect.zarr {stores['expect']}")
     data = SliceStore(work / "expect.zarr").dataset(in_memory=False)
     batch = data.batch(evenly_spaced(len(data), settings.expect_slices))
+    ready = variants_with_samplers(detector, settings)
     with single_thread():
-        fit_expected_error(detector, batch, torch.Generator().manual_seed(0))
+        fit_expected_error(ready, batch, torch.Generator().manual_seed(0))
+    detector.load_state_dict(ready.state_dict())
     return rounded(detector)
+
+
+def variants_with_samplers(detector: ReconstructionDetector, settings: Settings) -> ReconstructionDetector:
+    """The same detector, whose `for_variant` gives each variant the sampler that it will be packed with."""
+
+    class Ready(type(detector)):
+        def for_variant(self, variant):
+            one, sampler = super().for_variant(variant), sampler_of(settings, "-".join(variant))
+            return with_config(one, sampler=sampler) if sampler else one
+
+    ready = Ready(detector.config)
+    ready.load_state_dict(detector.state_dict())
+    return ready
 
 
 def variant(detector: Detector, name: str) -> Detector:
@@ -328,18 +345,24 @@ def quote_scores(method: str, settings: Settings, out: Path) -> str:
     if any(r["methods"].get(key, {}).get("fingerprint") != found for key, found in packed.items()):
         return f"Not measured yet: `python experiments/run.py {settings.recipe}`."
 
+    how = "".join(f" + {name}" for name, error in r.get("settings", {}).items() if error == settings.error and error)
+
     def ap(key: str) -> list[str]:
         return [f"{r['kinds'][kind][key]['summary']['ap']['mean']:.2f}" for kind in KINDS]
 
+    def with_map(key: str) -> str:
+        name, variant = key.rsplit(" ", 1)
+        return f"{name}{how} {variant}"
+
     def rival(name: str, key: str) -> str:
-        return next(
-            k for k in (f"{name} {key.split()[1]}", f"{name} {r['methods'][key]['input']}") if k in r["methods"]
-        )
+        variants = (key.rsplit(" ", 1)[1], r["methods"][key]["input"])
+        return next(k for h in (how, "") for v in variants if (k := f"{name}{h} {v}") in r["methods"])
 
     copied, rows = r.get("copies", {"summary": {}})["summary"], []
     for key in packed:
         others = [", ".join(ap(rival(name, key))) for name in settings.rivals.values()]
-        row = [key.replace(" ", "-"), *ap(key), *others, f"{r['healthy']['summary'][key]['mean']:.1%}"]
+        own = with_map(key)
+        row = [key.replace(" ", "-"), *ap(own), *others, f"{r['healthy']['summary'][own]['mean']:.1%}"]
         rows.append(row + ([f"{copied[key]['copied']['mean']:.0%}"] if copied else []))
     head = ["detector", *(f"AP {name}" for name in KINDS.values()), *settings.rivals, "healthy brain above"]
     n = ", ".join(f"{len(r['subjects'][k]['rows'])} {k}" for k in KINDS)
@@ -348,7 +371,20 @@ def quote_scores(method: str, settings: Settings, out: Path) -> str:
         + f"\n\nAverage precision, slice protocol, phantoms of seed {r['seed']['evidence']} ({n}, "
         + f"{len(r['healthy']['ids'])} healthy), {r['date']}, `python experiments/run.py {settings.recipe}`."
         + GIVEN_BACK * bool(copied)
+        + f" All with the map of these weights ({how[3:]})." * bool(how)
     )
+
+
+def ceiling() -> float:
+    """The R2 that the phantom leaves open where folds and vessels are hidden, mean over the modalities."""
+    found = json.loads((RESULTS / "imagination_floor.json").read_text())["redrawn"]["folds"]["modalities"]
+    return float(np.mean([v["r2"] for v in found.values()]))
+
+
+def read_log(run: Path) -> list[dict[str, float]]:
+    """The lines of the log of a run, without what a line does not have."""
+    with (run / "log.csv").open() as log:
+        return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(log)]
 
 
 def facts(run: Path, detectors: list[Detector]) -> dict[str, Any]:
@@ -356,8 +392,9 @@ def facts(run: Path, detectors: list[Detector]) -> dict[str, Any]:
     record = json.loads((run / "train.json").read_text())
     about, last = record["about"], record["result"]
     one = detectors[0]
-    with (run / "log.csv").open() as log:
-        val = {int(r["step"]): float(r["val_loss"]) for r in csv.DictReader(log) if r["val_loss"]}
+    log = read_log(run)
+    val = {int(r["step"]): r["val_loss"] for r in log if "val_loss" in r}
+    known = [r["imagination_r2"] for r in log if "imagination_r2" in r]
     at, parts = min(val, key=lambda k: val[k]), {k: getattr(one, k) for k in ("f", "g") if hasattr(one, k)}
     calibrations = [d.calibration or {} for d in detectors]
     whole = [c["fpr_whole_heads"] for c in calibrations if "fpr_whole_heads" in c]
@@ -369,6 +406,7 @@ def facts(run: Path, detectors: list[Detector]) -> dict[str, Any]:
         "t": about["training"],
         "samples": last["samples"],
         "loss": f"validation {val[0]:.4f} before, lowest {val[at]:.4f} at step {at}, {last['val_loss']:.4f} at the end",
+        "r2": known[-1] if known else None,
         "c": calibrations[0],
         "whole": f"over whole heads it is {min(whole):.1%} to {max(whole):.1%}, " if whole else "",
         "most": max(c["fpr_of_subjects"][1] for c in calibrations),
@@ -402,6 +440,17 @@ def write_card(method: str, settings: Settings, stores: dict[str, str], limits: 
         ["settings", f"seed {t['seed']}, AdamW {t['lr']:g}, averaged weights ({t['ema']})"],
         ["loss", f"{settings.loss}: {f['loss']} ([curve](curve.png), [log](log.csv))"],
         *([["sampler", settings.sampler]] if settings.sampler else []),
+        *(
+            [
+                [
+                    "imagination",
+                    f"R2 of what is hidden: {f['r2']:.2f}, mean of six pairs on the validation subjects (the phantom's "
+                    f"own limit, folds and vessels redrawn: {ceiling():.2f})",
+                ]
+            ]
+            if f["r2"] is not None
+            else []
+        ),
         *([["map", error_map_words(settings, stores)]] if settings.error else []),
         [
             "thresholds",
@@ -422,6 +471,8 @@ def write_card(method: str, settings: Settings, stores: dict[str, str], limits: 
     write_atomic(out / method / "README.md", text.encode())
     for name in ("curve.png", "log.csv"):
         shutil.copy(run / name, out / method / name)
+    if f["r2"] is not None:
+        save_png(curve_figure(read_log(run), ceiling()), out / method / "curve.png")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .baselines import WITH_SKIPS, Reconstruction, ReconstructionConfig, draw_modalities, equalise
-from .error_map import smooth_error
+from .error_map import ErrorMapConfig, smooth_error
 from .masked_diffusion import MMCCD, MMCCDConfig
 from .masking import high_frequencies, smooth_noise, smooth_noise
 from .schemas import Few, Frequency, Names, Share, SquaredError
@@ -207,8 +207,8 @@ def guided_by_cycle(
     detector: MMCCD,  # or a `MaskedUNet`, with several modalities
     **changes,  # fields of `GuidedConfig`
 ) -> GuidedMMCCD:  # the same networks, not calibrated
-    "Cycle-guided hiding with the networks of a masked detector."
-    kept = vars(detector.config) | {"normalise_by": "", "extra_targets": ()}
+    "Cycle-guided hiding with the networks of a masked detector; the map is the error, unless `changes` say otherwise."
+    kept = vars(detector.config) | {"normalise_by": "", "extra_targets": (), "error": ErrorMapConfig()}
     other = GuidedMMCCD(GuidedConfig(**kept | changes))
     other.load_state_dict(detector.state_dict(), strict=False)
     return other.to(detector.device).eval()

@@ -138,10 +138,10 @@ def line(rows: list[dict], base: list[dict], pooling: str = "mean", other: str =
 
 
 def cheapest(lines: dict[str, dict], margin: float) -> str:
-    """The setting with fewest evaluations whose mean AP is at most `margin` below that of the best one."""
+    """The setting with fewest evaluations whose mean AP is at most `margin` below the best; of two, the better one."""
     best = max(v["ap"]["mean"] for v in lines.values())
     able = [k for k, v in lines.items() if v["ap"]["mean"] >= best - margin]
-    return min(able, key=lambda k: lines[k]["evaluations"])
+    return min(able, key=lambda k: (round(lines[k]["evaluations"]), -lines[k]["ap"]["mean"]))
 
 
 def summary(rows: dict, o: Options) -> dict[str, Any]:
