@@ -417,12 +417,14 @@ def facts(run: Path, detectors: list[Detector]) -> dict[str, Any]:
 def error_map_words(settings: Settings, stores: dict[str, str]) -> str:
     """How the error becomes the map, in words."""
     c = ErrorMapConfig(**settings.error)
-    words = [f"{c.how} of the error over {c.window}x{c.window} pixels"] if c.window > 1 else ["the error"]
+    words = ["the error"]
     if c.expected:
         words.append(
-            "divided by what a small network expects of healthy tissue, from the reconstruction alone; learned from "
-            f"{settings.expect_slices} slices of further healthy heads (`{stores['expect']}`)"
+            "divided by what a small network expects of healthy tissue, from the reconstruction alone (learned from "
+            f"{settings.expect_slices} slices of further healthy heads, `{stores['expect']}`)"
         )
+    if c.window > 1:
+        words.append(f"{c.how} over {c.window}x{c.window} pixels")
     return ", ".join(words)
 
 

@@ -256,7 +256,7 @@ def random_blobs(
     rank = field.flatten(1).argsort(1, descending=True).argsort(1)  # 0 for the largest
     return rank.reshape(field.shape) < count[:, None, None, None]
 
-
+# %% ../nbs/components/11_masking.ipynb #c09d7be2
 def random_masks(
     n: int,  # masks
     size: int,  # pixels along a side of the slice

@@ -133,40 +133,64 @@ def batches(data: Slices, size: int, seed: int) -> Iterator[tuple[int, dict[str,
         step += 1
 
 
-def learn(d: MMCCD, data: Slices, t: Training, seconds: float, watch: Any) -> tuple[MMCCD, list[dict]]:
-    """Train for some seconds of a core; the averaged detector and its curve.
+def optimizer_step(
+    d: MMCCD, optimizer: torch.optim.Optimizer, batch: dict[str, torch.Tensor], generator: torch.Generator
+) -> float:
+    """One step of the training in bfloat16; its loss."""
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = d.loss(batch, generator)
+    optimizer.zero_grad()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(d.f.parameters(), 1.0)
+    optimizer.step()
+    return loss.item()
 
-    The learning rate rises over 50 steps, and falls to 0 along a cosine over the time that there is.
+
+def seconds_a_step(d: MMCCD, data: Slices, t: Training, tries: int = 12) -> float:
+    """What a step costs on a core that has nothing else to do: the quickest of some, as others only take time away."""
+    trial = copy.deepcopy(d)
+    optimizer, times = torch.optim.AdamW(trial.f.parameters(), lr=t.lr), []
+    for step, batch in batches(data, t.batch_size, t.seed):
+        began = time.process_time()
+        optimizer_step(trial, optimizer, batch, torch.Generator().manual_seed(step))
+        times.append(time.process_time() - began)
+        if step == tries:
+            return min(times)
+    raise AssertionError("the batches end")
+
+
+def learn(d: MMCCD, data: Slices, t: Training, seconds: float, watch: Any) -> tuple[MMCCD, list[dict]]:
+    """Train for as many steps as fit into some seconds of a core; the averaged detector and its curve.
+
+    The learning rate rises over 50 steps, and falls to 0 along a cosine.
 
     Args:
-        watch: Function of a detector; what it returns goes into the curve, its time is not counted.
+        watch: Function of a detector; what it returns goes into the curve.
     """
+    cost = seconds_a_step(d, data, t)
+    steps = max(1, round(seconds / cost))
     averaged, optimizer = copy.deepcopy(d), torch.optim.AdamW(d.f.parameters(), lr=t.lr, weight_decay=0.01)
-    began, spent, curve, due, losses = time.process_time(), 0.0, [], seconds / 8, []
+    curve, losses, due = [], [], {round(steps * k / 8) for k in range(1, 9)}
     for step, batch in batches(data, t.batch_size, t.seed):
         for group in optimizer.param_groups:
-            group["lr"] = t.lr * min(1, (step + 1) / 50) * (1 + math.cos(math.pi * spent / seconds)) / 2
-        generator = torch.Generator().manual_seed(derive_seed(t.seed, "step", step))
-        with torch.autocast("cpu", torch.bfloat16):
-            loss = d.loss(batch, generator)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(d.f.parameters(), 1.0)
-        optimizer.step()
+            group["lr"] = t.lr * min(1, (step + 1) / 50) * (1 + math.cos(math.pi * step / steps)) / 2
+        losses.append(optimizer_step(d, optimizer, batch, generator_of(t, step)))
         with torch.no_grad():
             for old, new in zip(averaged.f.parameters(), d.f.parameters()):
                 old.copy_(ema_average(old, new, step + 1, 0.99))
-        losses.append(loss.item())
-        spent = time.process_time() - began
-        if spent >= due or spent >= seconds:
-            start = time.process_time()
-            curve.append({"seconds": spent, "steps": step + 1, "loss": sum(losses[-50:]) / len(losses[-50:])})
+        if step + 1 in due:
+            curve.append(
+                {"seconds": (step + 1) * cost, "steps": step + 1, "loss": sum(losses[-50:]) / len(losses[-50:])}
+            )
             curve[-1] |= {"r2": watch(averaged)}
-            due += seconds / 8
-            began += time.process_time() - start
-        if spent >= seconds:
+        if step + 1 == steps:
             return averaged, curve
     raise AssertionError("the batches end")
+
+
+def generator_of(t: Training, step: int) -> torch.Generator:
+    """What draws the masks and the noise of a step."""
+    return torch.Generator().manual_seed(derive_seed(t.seed, "step", step))
 
 
 def known(d: MMCCD, batch: dict[str, torch.Tensor], steps: int = 1) -> dict[str, dict]:
