@@ -446,8 +446,8 @@ def write_card(method: str, settings: Settings, stores: dict[str, str], limits: 
             [
                 [
                     "imagination",
-                    f"R2 of what is hidden: {f['r2']:.2f}, mean of six pairs on the validation subjects (the phantom's "
-                    f"own limit, folds and vessels redrawn: {ceiling():.2f})",
+                    f"R2 of what is hidden: {f['r2']:.2f}, mean of six pairs on the validation subjects (for who sees "
+                    f"nothing of it the phantom's own limit is {ceiling():.2f}: folds and vessels redrawn)",
                 ]
             ]
             if f["r2"] is not None
