@@ -14,6 +14,7 @@ from pathlib import Path
 from mmccd.cycle import CyclicUNet
 from mmccd.detector import Detector, EverythingPositive, fingerprint, load_detector
 from mmccd.masked_diffusion import Sampler, with_config
+from mmccd.weights import packaged
 
 HOME = Path(__file__).resolve().parent
 RECORD, RESULTS = HOME / "fingerprints.json", HOME.parent / "data" / "results"
@@ -47,10 +48,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of JSON files")
     args = parser.parse_args(argv)
     record = json.loads(RECORD.read_text())
+    record["detectors"] |= {n: {"v1": [], "now": ""} for n in packaged() if n not in record["detectors"]}
     now = {}
     for name, known in record["detectors"].items():
         today = fingerprint(detector_of(name))
-        now |= dict.fromkeys([*known["v1"], known["now"]], today)
+        now |= dict.fromkeys(filter(None, [*known["v1"], known["now"]]), today)
         known["now"] = today
     changed = []
     for path in sorted(args.results.glob("*.json")):

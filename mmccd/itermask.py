@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from .baselines import WITH_SKIPS, Reconstruction, ReconstructionConfig, draw_modalities, equalise
 from .error_map import ErrorMapConfig, smooth_error
 from .masked_diffusion import MMCCD, MMCCDConfig
-from .masking import high_frequencies, smooth_noise, smooth_noise
+from .masking import high_frequencies, smooth_noise
 from .schemas import Few, Frequency, Names, Share, SquaredError
 from .training_loop import masked_mean
 from .translate import fill_background, squared_error_map

@@ -12,6 +12,9 @@ from mmccd.explorer.view import SWEEPS, View
 def first_view(engine: Engine, **fields: Any) -> View:
     """The slice with most lesion, else most brain, and a strip through the middle of it.
 
+    Strips are as wide, and steps as many, as those with which the detector was calibrated, where its masks are such
+    strips.
+
     Args:
         engine: The subject and the networks.
         **fields: Fields of the view that are given.
@@ -20,8 +23,7 @@ def first_view(engine: Engine, **fields: Any) -> View:
         ValueError: If there is no view with these fields.
     """
     sampler = SWEEPS.get(fields.get("sampler", "fast"), SWEEPS["fast"])
-    steps = fields.get("steps", sampler.steps)
-    least: dict[str, Any] = {"place": engine.places[0], "step": 1, "steps": steps}
+    least: dict[str, Any] = {"place": engine.places[0], "step": 1, "steps": fields.get("steps", sampler.steps)}
     probe = View(**least | fields)  # raises for impossible fields
     pairs = [
         (i, t)
@@ -33,7 +35,10 @@ def first_view(engine: Engine, **fields: Any) -> View:
     input, target = engine.default_pair if engine.default_pair in pairs else pairs[0]
     region = interesting_region(engine)
     place = fields.get("place", engine.places[int(region.flatten(1).sum(1).argmax())])
-    width = fields.get("width", max(engine.size // 8, 1))
+    own = engine.detector(replace(probe, input=input, target=target)).config.sampler
+    usual = own if own.masks == sampler.masks else sampler
+    width = fields.get("width", usual.width or max(engine.size // 8, 1))
+    steps = fields.get("steps", usual.steps)
     middle = middle_of(region[engine.slices.number(place)][0], fields.get("vertical", True))
     view = View(
         place=place,

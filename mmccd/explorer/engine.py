@@ -5,6 +5,7 @@ from dataclasses import fields, replace
 
 import torch
 
+from mmccd.error_map import ErrorMapConfig
 from mmccd.explorer.cache import LRUCache
 from mmccd.explorer.images import SubjectSlices
 from mmccd.explorer.networks import load_masked_detector, sampler_for
@@ -14,6 +15,7 @@ from mmccd.masked_diffusion import MMCCD, MaskedCycleTrace
 from mmccd.masking import MaskPlan, pool, strip
 from mmccd.runtime import pick_device, single_thread
 from mmccd.scoring import dice, precision, recall
+from mmccd.translate import fill_background
 
 
 class Engine:
@@ -154,7 +156,9 @@ class Engine:
         if key in self.traces:
             return self.traces.fetch(key)
         trace = to_cpu(self._run_cycle(view, number, key))
-        self.maps.store(("error", *key), trace.error[0], trace.error.nbytes)
+        for what in self._pooled(view):
+            image = getattr(trace, what)
+            self.maps.store((what, *key), image[0], image.nbytes)
         return self.traces.store(key, trace, trace.x.nbytes * (2 * len(trace.steps) + 5))
 
     @torch.no_grad()
@@ -171,20 +175,31 @@ class Engine:
         finally:
             hook.remove()
 
-    def error(self, view: View, number: int) -> torch.Tensor:
-        """Squared error of the masked cycle under one mask, (1 h w); cached longer than its trace."""
-        key = ("error", *cycle_key(view, number))
-        return self.maps.fetch(key) if key in self.maps else self.trace(view, number).error[0]
+    def _pooled(self, view: View) -> tuple[str, ...]:
+        """What of a masked cycle the map needs."""
+        plain = self.detector(view).config.error == ErrorMapConfig()
+        return ("error",) if plain else ("error", "reconstruction")
 
+    def image_of(self, view: View, number: int, what: str = "error") -> torch.Tensor:
+        """The "error" or "reconstruction" of the masked cycle under one mask, (1 h w); cached longer than its trace."""
+        key = (what, *cycle_key(view, number))
+        return self.maps.fetch(key) if key in self.maps else getattr(self.trace(view, number), what)[0]
+
+    @torch.no_grad()
     def map(self, view: View) -> torch.Tensor:
         """The anomaly map from the masks done so far, (1 h w), 0 where nothing was hidden yet; MMCCD (6)."""
         detector, numbers = self.detector(view), range(1, view.swept + 1) or [0]
         key = ("map", *cycle_key(view, view.swept))
         if key in self.maps:
             return self.maps.fetch(key)
-        errors = torch.stack([self.error(view, k) for k in numbers])
-        masks = self.masks(view)[: view.swept] if view.swept else self.trace(view).mask
-        anomaly = pool(errors, masks, SWEEPS[view.sampler].pooling)
+        errors, *backs = (torch.stack([self.image_of(view, k, what) for k in numbers]) for what in self._pooled(view))
+        masks, brain = self.masks(view)[: view.swept] if view.swept else self.trace(view).mask, self.brain(view)
+        anomaly, hidden = pool(errors, masks, SWEEPS[view.sampler].pooling), masks.any(0) & brain
+        if backs:
+            visible = self.slices.image(view.input)[self.slices.number(view.place)]
+            back = torch.where(hidden, pool(backs[0], masks), fill_background(visible, brain))
+            parts = (part[None].to(self.device) for part in (anomaly, back, brain))
+            anomaly = torch.where(hidden, detector.error_map(*parts)[0].cpu(), 0.0)
         if detector.config.normalise_by:
             anomaly = anomaly / detector.healthy_mean[detector.pairs.index((view.input, view.target))].cpu()
         return self.maps.store(key, anomaly, anomaly.nbytes)

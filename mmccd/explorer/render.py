@@ -8,6 +8,7 @@ import torch
 from mmccd.explorer.canvas import Tile, overlay_colours, pure, shade
 from mmccd.explorer.engine import Engine
 from mmccd.explorer.view import View
+from mmccd.masked_diffusion import MMCCD
 
 
 def tiles_of(engine: Engine, view: View) -> list[Tile]:
@@ -16,13 +17,14 @@ def tiles_of(engine: Engine, view: View) -> list[Tile]:
     step = t.steps[min(view.step, len(t.steps)) - 1]
     mask, brain = crop(engine, t.mask), crop(engine, t.brain)
     rim, top = ((mask, pure("hidden")),), map_scale(engine, view)
+    most = MMCCD.map_top if engine.detector(view).config.error.expected else top  # the map is no error then
 
     def grey(title: str, image: torch.Tensor, limit: float = 1.0, outlines=rim) -> Tile:
         return Tile(title, shade(crop(engine, image), -limit, limit), outlines, (-limit, limit, False))
 
     i, o = view.input.upper(), view.target.upper()
     x = shade(crop(engine, t.x), -1, 1)
-    error = shade(np.where(mask & brain, crop(engine, t.error), 0), 0, top, True)
+    error = shade(np.where(mask & brain, crop(engine, t.error), 0), 0, most, True)
     noisy = [grey(f"xₜ: noisy {o}", step.x_t, 2.0), grey(f"predicted {o}", step.x0)]
     twin = engine.slice("twin", view) if view.twin else None
     return [
@@ -32,7 +34,7 @@ def tiles_of(engine: Engine, view: View) -> list[Tile]:
         *(noisy if diffusion else []),
         grey(f"ŷ: {o}", t.y),
         grey("x̄ = g(ŷ)", t.reconstruction),
-        Tile("error²", error, rim, (0, top, True)),
+        Tile("error²", error, rim, (0, most, True)),
         map_tile(engine, view, top),
         found_tile(engine, view, x),
         *([] if twin is None else [grey("healthy twin", torch.where(t.brain[0], twin, -1), outlines=())]),
@@ -45,7 +47,7 @@ def crop(engine: Engine, image: torch.Tensor) -> np.ndarray:
 
 
 def map_scale(engine: Engine, view: View) -> float:
-    """Upper end of the scale of errors and maps: half more than the calibrated threshold, else than `map_top`.
+    """Upper end of the scale of maps: half more than the calibrated threshold, else than `map_top`.
 
     It depends on the detector alone, so that pictures can be compared.
     """

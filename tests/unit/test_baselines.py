@@ -229,7 +229,7 @@ def test_the_coarser_the_grid_the_longer_the_correlation():
 def test_coarse_noise_is_shifted(monkeypatch):
     "Every image by its own amount, every amount as often: else a network could learn where the grid lies."
     picture = torch.arange(64.0).view(1, 1, 8, 8)
-    monkeypatch.setattr(bl, "gaussian_noise", lambda n, size, generator: picture.expand(n, 1, 8, 8))
+    monkeypatch.setattr(bl, "smooth_noise", lambda n, size, grid, generator: picture.expand(n, 1, 8, 8))
     found = coarse_noise(3200, 8, seeded(), 8)
     first = found[:, 0, 0, 0].long()
     for p, f in zip(found[:50], first):

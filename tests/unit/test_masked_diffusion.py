@@ -20,7 +20,7 @@ from mmccd.masked_diffusion import (
     load_frozen_decoder,
     with_config,
 )
-from mmccd.masked_translation import SAMPLERS, Sampler, fixed_noises, masked_translation_loss
+from mmccd.masked_translation import IMAGINATIONS, SAMPLERS, Sampler, fixed_noises, masked_translation_loss
 from mmccd.masking import MASKS, MaskPlan, pool, strip
 from mmccd.registry import new_detector
 from mmccd.runtime import single_thread
@@ -328,7 +328,7 @@ def test_new_detector():
 
 
 # ---- packaged
-@pytest.mark.parametrize("kind", ["mmccd", "masked"])
+@pytest.mark.parametrize("kind", ["mmccd", "masked", "mmccd-published", "masked-published"])
 def test_packaged(kind):
     names = [f"{kind}-{a}-{b}" for a, b in directed_pairs(THREE)]
     assert set(names) <= set(packaged())
@@ -336,8 +336,11 @@ def test_packaged(kind):
     for d, (a, b) in zip(ds, directed_pairs(THREE)):
         assert (d.config.input, d.config.target) == (a, b)
         assert d.threshold > 0
-        assert d.config.sampler == SAMPLERS["fast"]
-        assert isinstance(d, MMCCD if kind == "mmccd" else MaskedUNet)
+        assert isinstance(d, MaskedUNet if "masked" in kind else MMCCD)
+        published, s = kind.endswith("published"), d.config.sampler
+        assert d.config.imagination == IMAGINATIONS["published" if published else "detailed"]
+        assert (s == SAMPLERS["fast"]) is published
+        assert (s.width or 8) * s.n_strips == 32  # half of the slice at once
         assert all(torch.equal(v, ds[0].state_dict()[k]) for k, v in d.state_dict().items())  # one network for all
         theirs = load_detector(f"cycle-{a}-{b}").translator.state_dict()
         assert all(torch.equal(v, theirs[k]) for k, v in d.g.state_dict().items())  # the way back is the cycle's

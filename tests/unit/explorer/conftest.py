@@ -29,7 +29,7 @@ def explorer(subject):
 
 @pytest.fixture(scope="package")
 def view(explorer):
-    return explorer.first_view(steps=2)
+    return explorer.first_view(steps=2, width=8)
 
 
 @pytest.fixture(scope="package")

@@ -59,7 +59,7 @@ def test_views_that_cannot_be(wrong, words, explorer):
         (dict(place=3), ("slice 3", "79 to 81")),
         (dict(width=65), ("65", "64")),
         (dict(start=64), ("64",)),
-        (dict(start=-8), ("-8",)),
+        (dict(start=-16), ("-16",)),
         (dict(swept=99), ("'fast'", "masks", 99)),
     ],
     ids=str,

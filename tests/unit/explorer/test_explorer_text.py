@@ -153,7 +153,7 @@ def test_a_brain_without_lesion_has_false_alarms_only(explorer, view):
     case = explorer.subject.case
     e, v = (
         Explorer(replace(explorer.subject, case=replace(case, lesion=np.zeros_like(case.lesion)))),
-        replace(view, swept=4, by_hand=False, threshold=0.3),
+        replace(view, swept=4, by_hand=False, threshold=3.0),
     )
     marked = e.map(v)[slices_of(e, v)[1][0]] > v.threshold
     share, last = marked.float().mean().item(), e.tiles(v)[-1]
