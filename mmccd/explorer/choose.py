@@ -12,8 +12,8 @@ from mmccd.explorer.view import SWEEPS, View
 def first_view(engine: Engine, **fields: Any) -> View:
     """The slice with most lesion, else most brain, and a strip through the middle of it.
 
-    Strips are as wide, and steps as many, as those with which the detector was calibrated, where its masks are such
-    strips.
+    Strips are as wide as those with which the detector was calibrated, where its masks are such strips. The steps are
+    those of the sampler, though it may have been calibrated with fewer: they are what there is to see.
 
     Args:
         engine: The subject and the networks.
@@ -23,7 +23,8 @@ def first_view(engine: Engine, **fields: Any) -> View:
         ValueError: If there is no view with these fields.
     """
     sampler = SWEEPS.get(fields.get("sampler", "fast"), SWEEPS["fast"])
-    least: dict[str, Any] = {"place": engine.places[0], "step": 1, "steps": fields.get("steps", sampler.steps)}
+    steps = fields.get("steps", sampler.steps)
+    least: dict[str, Any] = {"place": engine.places[0], "step": 1, "steps": steps}
     probe = View(**least | fields)  # raises for impossible fields
     pairs = [
         (i, t)
@@ -36,9 +37,8 @@ def first_view(engine: Engine, **fields: Any) -> View:
     region = interesting_region(engine)
     place = fields.get("place", engine.places[int(region.flatten(1).sum(1).argmax())])
     own = engine.detector(replace(probe, input=input, target=target)).config.sampler
-    usual = own if own.masks == sampler.masks else sampler
-    width = fields.get("width", usual.width or max(engine.size // 8, 1))
-    steps = fields.get("steps", usual.steps)
+    own_width = own.width if own.masks == sampler.masks else 0
+    width = fields.get("width", own_width or max(engine.size // 8, 1))
     middle = middle_of(region[engine.slices.number(place)][0], fields.get("vertical", True))
     view = View(
         place=place,

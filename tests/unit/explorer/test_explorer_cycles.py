@@ -83,7 +83,8 @@ def test_the_step_moves_x_t_and_predicted_only(explorer, view):
 @pytest.mark.parametrize(("weights", "input", "target"), [("mmccd", "t2", "flair"), ("masked", "t1", "t2")])
 def test_a_full_sweep_is_the_anomaly_map(subject, explorer, weights, input, target):
     e = explorer if weights == "mmccd" else Explorer(subject, weights)
-    v = e.first_view(input=input, target=target, seed=3)
+    steps = load_detector(f"{weights}-{input}-{target}").config.sampler.steps
+    v = e.first_view(input=input, target=target, seed=3, steps=steps)
     full, (x, brain, _) = replace(v, swept=len(e.masks(v)), by_hand=False), slices_of(e, v)
     d = own_detector(e, v)
     torch.testing.assert_close(
