@@ -290,7 +290,7 @@ def bench(weights: str, device: str, slices: int, repeats: int, how: Arithmetic)
 
 def main(argv: list[str] | None = None) -> None:
     parser = make_parser(__doc__, "bench_inference")
-    parser.add_argument("--weights", default="mmccd-flair-t2", help="of the package, or a folder")
+    parser.add_argument("--weights", default="mmccd-published-flair-t2", help="of the package, or a folder")
     parser.add_argument("--slices", type=int, default=1, help="how many at a time")
     parser.add_argument("--repeats", type=int, default=3, help="of what is quick, in each process")
     parser.add_argument("--at-once", type=int, default=64, help="slices that our samplers give a network at once")
