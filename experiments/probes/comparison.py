@@ -183,8 +183,8 @@ def all_rows(o: Options) -> list[Row]:
 
 
 def named(method: str, setting: str) -> str:
-    """What a method is called with a setting."""
-    return method if setting == PLAIN else f"{method} + {setting}"
+    """What a method is called with a setting; the threshold has none."""
+    return method if setting == PLAIN or method == "threshold" else f"{method} + {setting}"
 
 
 def contrasts(o: Options) -> list[list[str]]:
