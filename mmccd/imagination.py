@@ -13,7 +13,6 @@ from torch import Tensor
 
 from .masking import disjoint_masks
 
-
 # %% ../nbs/components/11c_imagination.ipynb #0c11c005
 def r2(
     prediction: Tensor,  # any shape
@@ -23,7 +22,6 @@ def r2(
     "Coefficient of determination: 1 minus the squared error over the variance of the truth."
     p, y = prediction[where].double(), truth[where].double()
     return (1 - ((p - y) ** 2).sum() / ((y - y.mean()) ** 2).sum()).item()
-
 
 # %% ../nbs/components/11c_imagination.ipynb #0c11c008
 def edge_distance(
@@ -36,7 +34,6 @@ def edge_distance(
     whole = torch.full(mask.shape[-2:], torch.inf)
     deep = [whole if m.all() else torch.from_numpy(distance_transform_edt(m)).float() for m in flat]
     return torch.stack(deep).reshape(mask.shape).to(mask.device)
-
 
 # %% ../nbs/components/11c_imagination.ipynb #0c11c011
 class Sums:
@@ -94,4 +91,3 @@ def imagination_r2(
     error = sums.errors["all", 0] / n
     found = {"r2": r, "error": error, "variance": sums.square / n - (sums.sum / n) ** 2}
     return found | {k: sums.shares(k) for k in ("distance", "tissue")}
-

@@ -78,7 +78,6 @@ located = Imagination("zeros", ("mask", "coordinates"), "weighted", blobs=0.25, 
 detailed = replace(located, channels=("mask", "coordinates", "detail"))
 IMAGINATIONS = {"published": Imagination(), "located": located, "detailed": detailed}
 
-
 # %% ../nbs/components/11b_masked_translation.ipynb #afb55910
 class MaskedTranslator(nn.Module):
     "f: predicts a slice in another modality from the slice with a part hidden."
@@ -136,7 +135,6 @@ class MaskedTranslator(nn.Module):
         y = self.predict_all(cond, label, y_t, t)
         return y[torch.arange(len(y)), self.ends(label)[1]][:, None] if self.imagination.joint else y
 
-
 # %% ../nbs/components/11b_masked_translation.ipynb #1a9e0006
 def warm_start(
     f: MaskedTranslator,  # to be trained
@@ -157,7 +155,6 @@ def warm_start(
         new[k] = theirs
     f.net.load_state_dict(new)
     return f
-
 
 # %% ../nbs/components/11b_masked_translation.ipynb #888f8ebd
 def hidden_error(

@@ -271,7 +271,6 @@ def random_masks(
     chosen = torch.rand(n, generator=generator, device=masks.device) < blobs
     return torch.where(chosen[:, None, None, None], random_blobs(n, size, generator), masks)
 
-
 # %% ../nbs/components/11_masking.ipynb #b10b5a22
 def high_frequencies(
     x: Tensor,  # slices (b 1 h w), square
