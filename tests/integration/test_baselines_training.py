@@ -47,6 +47,7 @@ def test_methods():
         "dae": "DAE",
         "ddpm": "DDPM",
         "ddpm-simplex": "DDPM",
+        "itermask": "IterMask",
     }
     plain = {m: new_detector(m).config for m in METHOD}
     assert not plain["ae"].dense
