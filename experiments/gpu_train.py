@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-import sys
 import time
 from collections.abc import Callable
 from copy import deepcopy
@@ -27,6 +26,7 @@ from typing import Any
 
 import torch
 import yaml
+from command import run_script
 from pack_slices import PackedSlices
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -290,9 +290,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except (ValueError, OSError) as error:
-        sys.exit(print(f"error: {error}", file=sys.stderr) or 2)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    run_script(main)

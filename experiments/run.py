@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from command import run_script
 from evidence import Job, circumstances
 
 from mmccd.files import round_floats, to_json, write_atomic
@@ -184,7 +185,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except (ValueError, OSError) as error:
-        sys.exit(print(f"error: {error}", file=sys.stderr) or 2)
+    run_script(main)

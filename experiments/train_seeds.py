@@ -9,10 +9,10 @@ run of the same seed. Interrupted trainings go on.
 from __future__ import annotations
 
 import argparse
-import sys
 from dataclasses import replace
 from pathlib import Path
 
+from command import run_script
 from train_weights import ROOT, commands, load_settings, run_command
 
 
@@ -34,7 +34,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except (ValueError, OSError) as error:
-        sys.exit(print(f"error: {error}", file=sys.stderr) or 2)
+    run_script(main)

@@ -16,7 +16,6 @@ import csv
 import json
 import shlex
 import shutil
-import sys
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
@@ -25,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from command import run_script
 from evidence import KINDS, MODALITIES, PAIRS, in_parallel
 
 import mmccd
@@ -499,7 +499,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except (ValueError, OSError) as error:
-        sys.exit(print(f"error: {error}", file=sys.stderr) or 2)
+    run_script(main)

@@ -137,6 +137,7 @@ def measure(plan: Evidence, row: Row, o: Options, expect: Path) -> dict[str, dic
     """By setting: threshold, false alarms on healthy heads, scores by kind of lesion."""
     torch.set_num_threads(1)
     data, detector = load_evaluation_set(plan), load(row, o)
+    weights = fingerprint(detector)
     if row.method == "guided":
         fit_on_healthy(detector, data.calibration)
     known, found = imagination(detector, plan), {}
@@ -151,7 +152,7 @@ def measure(plan: Evidence, row: Row, o: Options, expect: Path) -> dict[str, dic
             "healthy": [(row_maps(row, d, s.batch)[s.batch["brain"]] > h).double().mean().item() for s in data.healthy],
             "kinds": {k: score_subjects(p, h) for k, p in kinds.items() if p},
             "imagination_r2": known,
-            "fingerprint": fingerprint(load(row, o)),
+            "fingerprint": weights,
             "evaluations": sum(counted) / len(data.subjects),
         }
     return found
