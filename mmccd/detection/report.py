@@ -1,7 +1,7 @@
 """What a detector found in one case: a picture that explains it, and files on the grid of the scan."""
 
 import textwrap
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +9,7 @@ import numpy as np
 
 from mmccd.cases.case import Case
 from mmccd.cases.grid import volume_ml
+from mmccd.detection.page import case_page
 from mmccd.files import swap_in, user_path, working_folder, writing
 from mmccd.postprocess import PostProcess
 from mmccd.slices import to_slices
@@ -37,11 +38,12 @@ def representative_slices(amount: np.ndarray, n: int = 6) -> list[int]:
 
 
 def result_files(id: str) -> dict[str, str]:
-    """Return the names of the files in a case's folder of results: its anomaly map, segmentation and report."""
+    """Return the names of the files in a case's folder of results: its map, segmentation, report and page."""
     return {
         "anomaly": f"{id}_anomaly.nii.gz",
         "segmentation": f"{id}_segmentation.nii.gz",
         "report": f"{id}_report.png",
+        "page": f"{id}_report.html",
     }
 
 
@@ -56,12 +58,13 @@ class Detection:
 
     Attributes:
         case: the case.
-        input: modality that the detector was given.
+        input: modality that the detector was given; several are joined by +.
         detector: name of the detector's class.
         threshold: a voxel whose map is above it is positive.
         anomaly: the map (x, y, z), float32, 0 or more, 0 outside the brain.
         segmentation: where the map is above the threshold, bool (x, y, z).
         post: what was done to both.
+        shares: of an ensemble: by modality, its share of the evidence where the segmentation is.
     """
 
     case: Case
@@ -71,6 +74,12 @@ class Detection:
     anomaly: np.ndarray
     segmentation: np.ndarray
     post: PostProcess = PostProcess()  # noqa: RUF009  frozen
+    shares: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def inputs(self) -> list[str]:
+        """The modalities that the detector was given."""
+        return self.input.split("+")
 
     @property
     def volume_ml(self) -> float:
@@ -82,7 +91,7 @@ class Detection:
         return report_figure(self)
 
     def save(self, out: str | Path) -> dict[str, str]:
-        """Write map, segmentation and report, all of them or none, and return their paths relative to `out`.
+        """Write map, segmentation, report and page, all of them or none, and return their paths relative to `out`.
 
         Args:
             out: folder that exists; a folder named after the case is made in it, or takes the place of that which is
@@ -99,13 +108,14 @@ class Detection:
         return {k: f"{id}/{name}" for k, name in names.items()}
 
     def write(self, folder: Path) -> None:
-        """Write map, segmentation and report into a folder that exists."""
+        """Write map, segmentation, report and page into a folder that exists."""
         from mmccd.viz import save_png
 
         names = result_files(self.case.id)
         self.case.save(self.anomaly, folder / names["anomaly"])
         self.case.save(self.segmentation, folder / names["segmentation"])
         save_png(self.report(), folder / names["report"], dpi=100)
+        (folder / names["page"]).write_text(case_page(self), encoding="utf-8")
 
 
 def report_slices(found: Detection, n: int) -> list[int]:
@@ -120,7 +130,7 @@ def report_title(found: Detection) -> str:
     """Return the lines above a report: two, and what a person should know of how the case was read."""
     post = f"map after: {found.post}; " if found.post else ""
     return (
-        f"{found.case.id}: {found.detector} on {found.input}, threshold {found.threshold:.3g}, "
+        f"{found.case.id}: {found.detector} on {' and '.join(found.inputs)}, threshold {found.threshold:.3g}, "
         f"{found.volume_ml:.1f} ml found\n{post}for research and teaching, not a medical device"
         + "".join(f"\n{textwrap.fill(note, 84)}" for note in found.case.notes)
     )
@@ -141,23 +151,25 @@ def report_figure(found: Detection, n: int = 6) -> "Figure":
     case, h = found.case, found.threshold
     index = report_slices(found, n)
     box = (..., *crop_to(to_slices(case.brain, index)))
-    x, a, s = (to_slices(v, index)[box] for v in (case.normalised(found.input), found.anomaly, found.segmentation))
+    given = [to_slices(case.normalised(m), index)[box] for m in found.inputs]
+    a, s = (to_slices(v, index)[box] for v in (found.anomaly, found.segmentation))
     truth = None if case.lesion is None else to_slices(case.lesion, index)[box]
-    colours = [compare(x[i, 0], s[i, 0], None if truth is None else truth[i, 0]) for i in range(len(x))]
+    colours = [compare(given[0][i, 0], s[i, 0], None if truth is None else truth[i, 0]) for i in range(len(a))]
+    scans = len(given)
     fig = show_rows(
-        [x, a, colours],
+        [*given, a, colours],
         [f"slice {k}" for k in index],
-        [found.input, "anomaly map", "segmentation"],
-        vmin=[-1, 0, 0],
-        vmax=[1, 2 * h if h > 0 else 1.0, 1],
-        cmap=["gray", "inferno", "gray"],
-        label=["normalised", "score", None],
-        truths=[None, truth, None],
+        [*found.inputs, "anomaly map", "segmentation"],
+        vmin=[*[-1] * scans, 0, 0],
+        vmax=[*[1] * scans, 2 * h if h > 0 else 1.0, 1],
+        cmap=[*["gray"] * scans, "inferno", "gray"],
+        label=[*["normalised"] * scans, "score", None],
+        truths=[*[None] * scans, truth, None],
         sides=case.grid.oriented,
         width=11,
         title=report_title(found),
     )
     spacing = np.linalg.norm(case.affine[:3, :2], axis=0)
-    for ax in fig.axes[: 3 * len(index)]:
+    for ax in fig.axes[: (scans + 2) * len(index)]:
         ax.set_aspect(spacing[1] / spacing[0])
     return add_legend(fig, truth is not None)
