@@ -84,6 +84,10 @@ class Detector(nn.Module):
             raise ValueError(f"this {type(self).__name__} has no threshold yet: calibrate it on healthy slices")
         return self.calibration["threshold"]
 
+    @property
+    def parts(self) -> "list[Detector]":  # other detectors that make its map, where it does not hold their weights
+        return []
+
     def score(
         self,
         x: Tensor,  # normalised slices (b 1 h w) float32
@@ -280,6 +284,8 @@ def fingerprint(
     for name, v in sorted(tensors_of(detector).items()):
         found.update(f"{name} {v.dtype} {tuple(v.shape)} ".encode())
         found.update(v.flatten().view(torch.uint8).numpy().tobytes())
+    for part in detector.parts:
+        found.update(fingerprint(part).encode())
     return found.hexdigest()[:16]
 
 # %% ../nbs/components/03_detector.ipynb #4a9328de

@@ -32,7 +32,7 @@ class Method:
         masked: Does it predict hidden parts of the slice (what the explorer shows)?
         decoder_from: The method whose decoder (from target to input) it can take over and freeze; `""`: none.
         packaged: The inputs that packaged weights exist for, and the target that the short name stands for (`""` where
-            the method is not `paired`).
+            the method is not `paired`). One detector that takes all modalities is packaged for the input `""`.
         in_tables: Is it a row of the paper's tables?
         by_default: Is that row there if nobody asks for it?
         compared_with: The methods that it is compared with, subject by subject.
@@ -243,6 +243,15 @@ METHODS: dict[str, Method] = {
             decoder_from="cycle",
             compared_with=("threshold", "cycle", "mmccd"),
         ),
+        Method(
+            "ensemble",
+            "ensemble",
+            "mmccd.ensemble:Ensemble",
+            "black",
+            "sum of the best for the modalities that are there",
+            trainable=False,
+            packaged={"": ""},
+        ),
         Method("toy", "toy cycle", "mmccd.training_loop:ToyCycle", "black", "cycle with small networks", paired=True),
     )
 }
@@ -296,8 +305,8 @@ def packaged_name(weights: str, input: str) -> str:
     """The full name of the weights that a short name stands for.
 
     Args:
-        weights: As given: a short name in `METHODS`, `""` for the threshold, or anything else that `load_detector`
-            takes, which is left alone, as is a folder that holds weights.
+        weights: As given: a short name in `METHODS`, or anything else that `load_detector` takes, which is left alone,
+            as is a folder that holds weights.
         input: Modality to segment.
 
     Raises:
@@ -305,8 +314,8 @@ def packaged_name(weights: str, input: str) -> str:
     """
     if weights and (Path(weights) / "config.json").is_file():
         return weights
-    method = METHODS.get(weights or "threshold")
-    if method is None or not method.packaged:
+    method = METHODS.get(weights)
+    if method is None or not method.packaged or "" in method.packaged:
         return weights
     if input not in method.packaged:
         raise ValueError(

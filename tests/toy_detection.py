@@ -4,6 +4,9 @@ import torch
 
 from mmccd.detector import Detector, Threshold
 
+DETECT = ("detect", "--weights", "threshold")
+"""The command in its quickest form: its default, the ensemble, loads networks."""
+
 
 def ready(detector: Detector | None = None, threshold: float = 2.0) -> Detector:
     "A detector that is calibrated."

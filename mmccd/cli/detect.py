@@ -35,7 +35,7 @@ class DetectOptions(Options):
             metavar="NAME|RUN",
             help=f"NAME of a detector that comes with mmccd: {', '.join(packaged_methods())} (that of the input), "
             "or in full, such as cycle-t1-t2; or RUN, a folder with config.json, or hf:owner/name on the Hugging "
-            "Face hub.  [default: threshold]",
+            "Face hub.  [default: ensemble, the best for the modalities that a case has]",
         ),
     ] = ""
     input: Input = ""
@@ -94,8 +94,8 @@ def pick_detector(weights: str = "", input: str = "", paths: Sequence[str | Path
     """Return a detector and its full name.
 
     Args:
-        weights: a folder, a packaged name, a hub id, or a short name; "" is the threshold.
-        input: modality; "" is the detector's own, that of `paths`, or flair.
+        weights: a folder, a packaged name, a hub id, or a short name; "" is the ensemble.
+        input: modality; "" is the detector's own, that of `paths`, or flair; of the ensemble all that a case has.
         paths: the cases, as they were named.
 
     Raises:
@@ -105,12 +105,19 @@ def pick_detector(weights: str = "", input: str = "", paths: Sequence[str | Path
 
     if input and input not in SIGNS:
         raise ValueError(f"unknown input {input!r}: choose {', '.join(SIGNS)}")
-    name = packaged_name(weights, input or infer_modality(paths) or "flair")
+    name = packaged_name(weights or "ensemble", input or infer_modality(paths) or "flair")
     detector = load_detector(name)
     made_for = detector.config.input
-    if input and input != made_for:
+    if input and input not in made_for.split("+"):
         raise ValueError(f"the weights {name} are made for {made_for}, not {input}: choose one of the two")
     return detector, name
+
+
+def evidence_words(case: dict[str, Any]) -> str:
+    """Return which modalities an ensemble looked at in a case of `detect.json`, and what each gave; else ""."""
+    shares = case.get("evidence") or {}
+    gave = {m: f" ({v:.0%} of the evidence)" for m, v in shares.items() if len(shares) > 1}
+    return ", in " + ", ".join(m + gave.get(m, "") for m in case["input"].split("+")) if case.get("input") else ""
 
 
 def print_cases(cases: Sequence[dict[str, Any]], out: Path, made_by: str, quiet: bool = False) -> int:
@@ -131,7 +138,8 @@ def print_cases(cases: Sequence[dict[str, Any]], out: Path, made_by: str, quiet:
         if c["status"] == "failed":
             say(c["error"])
         elif not quiet:
-            show(f"{c['id']}: {c['volume_ml']:.1f} ml found" + (" (kept)" if c["status"] == "skipped" else ""))
+            kept = " (kept)" if c["status"] == "skipped" else ""
+            show(f"{c['id']}: {c['volume_ml']:.1f} ml found{evidence_words(c)}{kept}")
     done = [c for c in cases if c["status"] != "failed"]
     if done and not quiet:
         show(f"{len(done)} of {counted(len(cases), 'case')} in {out}, {made_by}")
@@ -179,6 +187,6 @@ def detect(options: DetectOptions) -> int:
     for note in (*calibrated, *result.get("notes", ())):
         say(note)
     wanted = {id for id, _ in find_cases(options.cases)}  # the folder may hold others from an earlier run
-    made_by = f"{name} on {result['input']}" + f", map after: {post}" * bool(post)
+    made_by = name + f" on {result['input']}" * ("+" not in result["input"]) + f", map after: {post}" * bool(post)
     cases = [c for c in result["cases"] if c["id"] in wanted]
     return print_cases(cases, options.out, made_by, quiet=options.json == "-")

@@ -13,6 +13,7 @@ from mmccd.cases.grid import voxel_size
 from mmccd.cases.health import check_no_lesion
 from mmccd.cases.names import choose_files, find_cases
 from mmccd.cases.subjects import few_subjects_notes, subject_of
+from mmccd.detection.inputs import input_of
 from mmccd.detection.maps import anomaly_volume
 from mmccd.detector import Detector, healthy_threshold
 from mmccd.postprocess import PostProcess
@@ -60,13 +61,14 @@ def healthy_values(
     """
     if Path(path).is_file():
         choose_files(path)  # refuses a name without modality
-    case = Case.load(path, [input])
+    chosen = input_of(path, detector, input)
+    case = Case.load(path, chosen.split("+"))
     if case.lesion is not None and case.lesion.any():
         raise ValueError(f"Cannot calibrate on {case.id}: it has a lesion; give healthy cases only.")
     check_no_lesion(case, path)
     if notes is not None:
         notes += [f"{case.id}: {note}" for note in case.notes]
-    anomaly = anomaly_volume(case, detector, input, seed)
+    anomaly = anomaly_volume(case, detector, chosen, seed)
     return post.map(anomaly, case.brain, voxel_size(case.affine))[case.brain]
 
 

@@ -7,18 +7,22 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from mmccd.cases.alignment import cut_off, shifted_modalities
 from mmccd.cases.case import Case
 from mmccd.cases.grid import voxel_size
-from mmccd.cases.names import choose_files, find_cases
+from mmccd.cases.names import find_cases
 from mmccd.detection.calibration import UNPROCESSED
-from mmccd.detection.maps import anomaly_volume
+from mmccd.detection.inputs import choose_input, input_of
+from mmccd.detection.maps import anomaly_volume, member_maps
 from mmccd.detection.records import CaseEntry, OtherResultsError, ResultFolder, ResultInTheWayError, read_sources
 from mmccd.detection.report import Detection
 from mmccd.detector import Detector, describe, fingerprint
+from mmccd.ensemble import Ensemble, evidence_shares
 from mmccd.errors import file_error, format_error
 from mmccd.files import output_folder, remove_leftovers, user_path
 from mmccd.postprocess import PostProcess, lower_dropped
 from mmccd.progress import track
+from mmccd.slices import to_slices, to_volume
 
 
 def detect_case(
@@ -34,7 +38,7 @@ def detect_case(
     Args:
         case: with the modality `input`.
         detector: calibrated.
-        input: modality; None is the one the detector is made for.
+        input: modality; None is the one the detector is made for, of an ensemble the best choice for the case.
         seed: of the randomness, for detectors that draw.
         batch_size: slices at a time, a matter of memory only.
         post: what to do to the map, and to what the threshold makes of it.
@@ -46,9 +50,14 @@ def detect_case(
     Raises:
         ValueError: if the detector has no threshold, the case no such modality, or nothing is left after `post`.
     """
-    input = input or detector.config.input
+    input = choose_input(detector, case.volumes, input)
     h = detector.threshold  # refuses here if there is none, before the work
-    a, spacing = anomaly_volume(case, detector, input, seed, batch_size), voxel_size(case.affine)
+    brain, spacing, maps = to_slices(case.brain), voxel_size(case.affine), {}
+    if isinstance(detector, Ensemble):
+        maps = member_maps(case, detector, input, seed, batch_size)
+        a = to_volume(detector.combine(maps, brain, input))
+    else:
+        a = anomaly_volume(case, detector, input, seed, batch_size)
     try:
         a = post.map(a, case.brain, spacing)
     except ValueError as e:
@@ -56,7 +65,8 @@ def detect_case(
     marked = post.segment(a, h, spacing)
     if post.smallest:
         a = lower_dropped(a, marked, h)
-    return Detection(case, input, type(detector).__name__, h, a, marked, post)
+    shares = evidence_shares(detector, maps, brain, to_slices(marked)) if isinstance(detector, Ensemble) else {}
+    return Detection(case, input, type(detector).__name__, h, a, marked, post, shares)
 
 
 def describe_run(
@@ -114,19 +124,21 @@ def attempt(
         OtherResultsError: if another run has begun to write into the folder.
     """
     start = time.perf_counter()
-    input, seed = results.run["input"], results.run["seed"]
+    seed = results.run["seed"]
     try:
-        if not known and Path(path).is_file():
-            choose_files(path)  # refuses a name without modality
+        input = input_of(path, detector, results.run["input"], known)
         sources = read_sources(path, input)
         kept, notes = results.check(id, sources, skip)
         if kept:
             return {**results.state.records[id]["case"], "status": "skipped"}
-        case = Case.load(path, [input])
+        case = Case.load(path, input.split("+"))
+        case.notes += cut_off(case.brain, case.affine) + shifted_modalities(case.volumes, case.brain, case.affine)
         found = detect_case(case, detector, input, seed, batch_size, post)
         if read_sources(path, input) != sources:
             raise file_error(path, "it changed while it was read", "run again")
         about = {"threshold": found.threshold, "volume_ml": round(found.volume_ml, 3)}
+        if isinstance(detector, Ensemble):
+            about |= {"input": input, "evidence": {m: round(v, 3) for m, v in found.shares.items()}}
         about |= {"notes": notes + case.notes} if notes or case.notes else {}
         return results.publish(found, sources, about | {"seconds": round(time.perf_counter() - start, 2)})
     except OtherResultsError:
@@ -185,7 +197,7 @@ def detect_many(
         paths: case folders, folders of cases, or NIfTI files.
         detector: calibrated.
         out: folder for the results, made where missing: map, segmentation and report of a case in a folder of its name.
-        input: modality; None is the one the detector is made for.
+        input: modality; None is the one the detector is made for, of an ensemble all that it can use.
         weights: the name that the detector was loaded by, for the record.
         seed: of the randomness, for detectors that draw.
         skip_existing: leave cases alone that are complete and were made of the same files with the same detector.

@@ -16,7 +16,15 @@ from mmccd.cases.grid import check_same_grid, protocol_slices, volume_ml, voxel_
 from mmccd.cases.names import find_cases, possible_lesions
 from mmccd.cases.nifti import read_volume
 from mmccd.detection.calibration import stored_postprocessing
-from mmccd.detection.provenance import calibration_notes, check_origin, find_run, note_lines, odd_things, scored_ids
+from mmccd.detection.provenance import (
+    calibration_notes,
+    check_origin,
+    find_run,
+    input_of_record,
+    note_lines,
+    odd_things,
+    scored_ids,
+)
 from mmccd.detection.records import State, read_state
 from mmccd.errors import display_name, file_error, format_error
 from mmccd.files import user_path
@@ -49,7 +57,7 @@ def read_result(
         id: name of the case.
         out: folder of the results.
         path: folder of the truth; None if there is none, which is refused.
-        modality: what the detector was given, whose brain counts; None takes the brain of all modalities.
+        modality: what the detector was given, several joined by +, whose brain counts; None takes that of all.
 
     Raises:
         ValueError: if a file is missing or cannot be read, there is no segmentation, or the grids differ.
@@ -58,7 +66,7 @@ def read_result(
     file = out / id / f"{id}_anomaly.nii.gz"
     if path is None:
         raise ValueError(f"Cannot score {id}: there is no case of this name among the truth; check the folder.")
-    case = Case.load(path, [modality] if modality else None)
+    case = Case.load(path, modality.split("+") if modality else None)
     if case.lesion is None:
         todo = f"add the file {id}_seg.nii.gz (all 0 if healthy)"
         if unsure := possible_lesions(path):
@@ -282,12 +290,13 @@ def evaluate(
     for id in ids:
         try:
             check_origin(id, state, run)
-            anomaly, case = read_result(id, out, truths.get(id), run.get("input"))
+            input = input_of_record(id, state, run)
+            anomaly, case = read_result(id, out, truths.get(id), input)
             if lesion_of(case).any():
                 lesions.append(score_lesion(id, anomaly, case, protocol, threshold))
             else:
                 healthy.append(false_alarm(id, anomaly, case, threshold))
-            odd[id] = odd_things(id, out, state, truths[id], run.get("input"))
+            odd[id] = odd_things(id, out, state, truths[id], input)
             doubts += [f"{display_name(id)}: {note}" for note in check_lesion(case.lesion, case.brain)]
         except (ValueError, OSError) as error:
             if stop:

@@ -1,11 +1,14 @@
 """Anomaly maps of slices and of whole cases, whatever size the detector was trained at."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
 from mmccd.cases.case import Case
 from mmccd.cases.grid import voxel_size
 from mmccd.detector import Detector
+from mmccd.ensemble import TRANSLATE, Ensemble, translation_map
 from mmccd.intensity import BACKGROUND, DEFAULT
 from mmccd.slices import FOV, Region, field_of_view, resize, resize_back, resize_labels, to_slices, to_volume
 
@@ -70,7 +73,7 @@ def anomaly_volume(case: Case, detector: Detector, input: str, seed: int = 0, ba
     Args:
         case: with the modality `input`.
         detector: any detector, calibrated or not.
-        input: modality.
+        input: modality; of an ensemble one of its choices.
         seed: of the randomness, for detectors that draw.
         batch_size: slices at a time, a matter of memory only.
 
@@ -80,6 +83,9 @@ def anomaly_volume(case: Case, detector: Detector, input: str, seed: int = 0, ba
     Raises:
         ValueError: if the case has no such modality, or `region_for` refuses it.
     """
+    if isinstance(detector, Ensemble):
+        maps = member_maps(case, detector, input, seed, batch_size)
+        return to_volume(detector.combine(maps, to_slices(case.brain), input))
     x = case.slices(input, method=getattr(detector.config, "normalisation", DEFAULT))
     brain, device, region = to_slices(case.measured(input)), detector.device, region_for(detector, case)
     a = torch.zeros_like(x)
@@ -87,3 +93,55 @@ def anomaly_volume(case: Case, detector: Detector, input: str, seed: int = 0, ba
         generator = torch.Generator(device).manual_seed(seed)
         a[i] = map_slices(detector, x[i].to(device), brain[i].to(device), generator, region).cpu()
     return to_volume(a)
+
+
+def member_maps(
+    case: Case, ensemble: Ensemble, choice: str, seed: int = 0, batch_size: int = 16
+) -> dict[str, torch.Tensor]:
+    """Return the anomaly maps of a whole case by each member of an ensemble.
+
+    Args:
+        case: with the modalities of the choice.
+        ensemble: calibrated or not.
+        choice: one of those in its config, such as "flair+t2".
+        seed: of the randomness, for members that draw.
+        batch_size: slices at a time, a matter of memory only.
+
+    Returns:
+        By name of the member, all slices (z 1 h w), as `anomaly_volume` makes them.
+    """
+    maps: dict[str, torch.Tensor] = {}
+    for name in ensemble.config.choices[choice]:
+        d = ensemble.member(name)
+        if name.startswith(TRANSLATE):
+            maps[name] = translation_maps(case, d, batch_size)
+        else:
+            maps[name] = to_slices(anomaly_volume(case, d, d.config.input, seed, batch_size)).float()
+    return maps
+
+
+@torch.no_grad()
+def translation_maps(
+    case: Case, cycle: Detector, batch_size: int = 16, index: Sequence[int] | None = None
+) -> torch.Tensor:
+    """Return the error of a modality as it is drawn from another one that was measured; see `translation_map`.
+
+    Args:
+        case: with the cycle's input and target.
+        cycle: a `CyclicUNet`.
+        batch_size: slices at a time, a matter of memory only.
+        index: axial slices; None: all.
+
+    Returns:
+        Maps (n 1 h w), float32, 0 or more, 0 outside the brain.
+    """
+    c, region, brain = cycle.config, region_for(cycle, case), case.brain_slices(index)
+    edge = BACKGROUND.get(c.normalisation, -1.0)
+    x, y = (case.slices(m, index, c.normalisation) for m in (c.input, c.target))
+    a = torch.zeros_like(x)
+    for i in brain.flatten(1).any(1).nonzero().flatten().split(batch_size):
+        inside = resize_labels(brain[i], c.size, region).to(cycle.device)
+        given, other = (resize(v[i], c.size, edge, region).to(cycle.device) for v in (x, y))
+        error = translation_map(cycle, given, other, inside).cpu()
+        a[i] = torch.where(brain[i], resize_back(error, x.shape[-2:], region), 0.0)
+    return a

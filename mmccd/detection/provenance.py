@@ -68,6 +68,13 @@ def check_origin(id: str, state: State, run: RunRecord) -> None:
         )
 
 
+def input_of_record(id: str, state: State, run: RunRecord) -> str | None:
+    """Return what the detector was given of a case, several modalities joined by +; None where nothing tells it."""
+    record = state.records.get(id)
+    entries = [record["case"]] if record else [c for c in run.get("cases", []) if c["id"] == id]
+    return next((c["input"] for c in entries if c.get("input")), run.get("input"))
+
+
 def odd_things(id: str, out: Path, state: State, truth: Path, input: str | None) -> list[str]:
     """Return what is odd about a case that is scored, as keys of `NOTES`.
 

@@ -50,6 +50,7 @@ class CaseEntry(TypedDict):
     status: Literal["done", "skipped", "failed"]
     files: NotRequired[dict[str, str]]
     error: NotRequired[str]
+    input: NotRequired[str]
 
 
 class Calibration(TypedDict):
@@ -113,7 +114,7 @@ def read_sources(path: str | Path, input: str) -> dict[str, Source]:
 
     Args:
         path: the case's folder or file.
-        input: modality.
+        input: modality, or several joined by +.
 
     Returns:
         Path and hash of each. A file that cannot be read has no hash; whoever reads the case says why.
@@ -121,7 +122,7 @@ def read_sources(path: str | Path, input: str) -> dict[str, Source]:
     Raises:
         ValueError: as `choose_files`.
     """
-    files, seg = choose_files(path, [input])
+    files, seg = choose_files(path, input.split("+"))
     paths = {**files, "seg": seg}
     return {role: {"path": os.path.realpath(p), "sha256": hash_or_nothing(p)} for role, p in paths.items() if p}
 
@@ -293,9 +294,10 @@ class ResultFolder:
                 raise in_the_way(self.out, id, f"{name} was changed after it was written")
         if same:
             return []
-        before, now = (s.get(self.run["input"]) for s in (record["inputs"], sources))
-        if before and now and before["sha256"] != now["sha256"] and not same_place(before["path"], now["path"]):
-            raise in_the_way(self.out, id, f"it is that of another scan, {display_name(before['path'])}")
+        for m in sorted((record["inputs"].keys() & sources.keys()) - {"seg"}):
+            before, now = record["inputs"][m], sources[m]
+            if before["sha256"] != now["sha256"] and not same_place(before["path"], now["path"]):
+                raise in_the_way(self.out, id, f"it is that of another scan, {display_name(before['path'])}")
         return ["what it was made of has changed since, and it was made again"]
 
     def is_whole(self, id: str, record: CaseRecord) -> bool:

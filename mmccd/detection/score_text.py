@@ -11,6 +11,12 @@ from mmccd.tables import align_table
 SHOWN = 5  # names of cases without a map, at most
 
 
+def row_title(result: Mapping[str, Any]) -> str:
+    """Return what made the maps, and of what; an ensemble takes of each case what it has."""
+    several = "+" in (result["input"] or "")
+    return (result["detector"] or "maps") + (" " if several else f" on {result['input'] or 'unknown input'}").rstrip()
+
+
 def score_tables(result: Mapping[str, Any]) -> list[str]:
     """Return the tables of the detector and of the floor, where everything is marked, and Dice by size.
 
@@ -18,7 +24,7 @@ def score_tables(result: Mapping[str, Any]) -> list[str]:
         result: from `mmccd.detection.evaluate`, with subjects that have a lesion.
     """
     both = {
-        f"{result['detector'] or 'maps'} on {result['input'] or 'unknown input'}": result["scores"],
+        row_title(result): result["scores"],
         "everything positive": result["floor"],
     }
     table = align_table(summary.format_table(both))

@@ -24,13 +24,15 @@ class WeightsPlace(NamedTuple):
 
 
 def packaged_places(root: Path | None = None) -> dict[str, WeightsPlace]:
-    """Where packaged detectors lie, by short name: the method, a dash, the variant.
+    """Where packaged detectors lie, by name: the method, a dash and the variant where there are several.
 
     Args:
         root: A folder with a folder for each method; None: that of the package.
     """
     methods = sorted(p.parent for p in (root or WEIGHTS).glob(f"*/{CONFIG}"))
-    return {f"{m.name}-{v}": WeightsPlace(m, v) for m in methods for v in variant_names(read_about(m))}
+    found = {m: variant_names(read_about(m)) for m in methods}
+    alone = {m.name: WeightsPlace(m, None) for m, names in found.items() if not names}
+    return {f"{m.name}-{v}": WeightsPlace(m, v) for m, names in found.items() for v in names} | alone
 
 
 def packaged() -> list[str]:

@@ -24,6 +24,7 @@ from forks import Command, Fork, in_fork
 from ledger import Ledger
 from scenes import SCENES, Scene, blank_reports, changes, snapshot, train_words
 from toy_cases import write_case
+from toy_detection import DETECT
 
 FINISHED = "as if undisturbed after the same command again"
 KILLS = {"detect": 24, "prepare": 24, "train": 14, "benchmark": 12}
@@ -199,7 +200,7 @@ def shared_out(work: Path, rng: random.Random, n: int) -> Ledger:
     for k in range(n):
         scene.fresh()
         words = ["--out", scene.out, "--input", "flair"]
-        jobs = [Command("detect", case, *words) for case in sorted(scene.inputs.iterdir())]
+        jobs = [Command(*DETECT, case, *words) for case in sorted(scene.inputs.iterdir())]
         runs = at_once(jobs, rng, scene.seconds / 3, pause=bool(k % 2))
         fault = next((f for f in (r.end(300).fault(0) for r in runs) if f), "") or scene.fault()
         ledger.note("an array of detect, a case each", "all cases recorded", fault)
@@ -341,7 +342,7 @@ def changing_scans(work: Path, rng: random.Random, scale: float) -> Ledger:
     mine = scan.read_bytes()
     maps = {mine: scene.wanted["c1/c1_anomaly.nii.gz"]}
     scan.write_bytes(other.read_bytes())
-    in_fork(Command("detect", scene.inputs / "c1", "--out", work / "ref", "--input", "flair"), 120)
+    in_fork(Command(*DETECT, scene.inputs / "c1", "--out", work / "ref", "--input", "flair"), 120)
     maps[other.read_bytes()] = snapshot(work / "ref")["c1/c1_anomaly.nii.gz"]
     for _ in range(max(1, round(10 * scale))):
         scan.write_bytes(mine)

@@ -15,6 +15,7 @@ from typing import Any
 from attack_files import make_store
 from forks import Call, Command, in_fork
 from toy_cases import write_case
+from toy_detection import DETECT
 
 TIMES = {"seconds", "date", "command", "log.csv"}  # what differs between two runs that do the same; a log has seconds
 MINE = "notes of mine.txt"
@@ -140,7 +141,7 @@ def detect_scene(work: Path, *more: str) -> Scene:
     """Three cases and a packaged threshold."""
     for i in range(3):
         write_case(work / "cases", f"c{i}", ("flair", "t2"), seed=i)
-    words = ["detect", work / "cases", "--out", work / "out", "--input", "flair", *more]
+    words = [*DETECT, work / "cases", "--out", work / "out", "--input", "flair", *more]
     return Scene("detect", work / "out", Command(*words), Command(*words, "--skip-existing"), work / "cases")
 
 

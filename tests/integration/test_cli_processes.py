@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 from bad_cases import KINDS, one_sentence, truncated
 from toy_cases import tree, write_case
+from toy_detection import DETECT
 
 import mmccd
 
-COMMANDS = ["phantom", "prepare", "train", "detect", "evaluate", "benchmark", "demo", "explore"]
+COMMANDS = ["phantom", "check", "prepare", "train", "detect", "evaluate", "benchmark", "demo", "explore"]
 HEAVY = ["torch", "nilearn", "matplotlib", "scipy", "sklearn", "nibabel", "numpy", "huggingface_hub"]
 
 
@@ -55,7 +56,7 @@ def test_entry_point():
 
 
 def test_no_progress_bar_unless_on_a_terminal(tmp_path):
-    code, out, err = python("-m", "mmccd", "detect", write_case(tmp_path, "a"), "--out", tmp_path / "out")
+    code, out, err = python("-m", "mmccd", *DETECT, write_case(tmp_path, "a"), "--out", tmp_path / "out")
     assert (code, err) == (0, "")
     assert "a: " in out
 
@@ -80,7 +81,7 @@ def test_bad_input(tmp_path):
     case = write_case(tmp_path / "cases", "bad")
     truncated(case)
     before = tree(tmp_path)
-    code, out, err = python("-m", "mmccd", "detect", case, "--out", tmp_path / "out")
+    code, out, err = python("-m", "mmccd", *DETECT, case, "--out", tmp_path / "out")
     assert (code, out) == (2, "")
     assert tree(tmp_path) == before
     one_sentence(err, KINDS[truncated][1:])
@@ -91,7 +92,7 @@ def test_name_that_is_no_text(tmp_path):
     case = write_case(tmp_path / "cases", "good")
     bad = case.rename(case.with_name(os.fsdecode(b"caf\xe9")))
     before = tree(tmp_path)
-    code, out, err = python("-m", "mmccd", "detect", bad, "--out", tmp_path / "out")
+    code, out, err = python("-m", "mmccd", *DETECT, bad, "--out", tmp_path / "out")
     assert (code, out) == (2, "")
     one_sentence(err, ["its name has characters that cannot be read; rename it"])
     assert tree(tmp_path) == before

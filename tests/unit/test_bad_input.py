@@ -5,6 +5,7 @@ import json
 import pytest
 from bad_cases import KINDS, missing_path, nan, one_sentence, truncated
 from toy_cases import tree, write_case
+from toy_detection import DETECT
 
 from mmccd.cli.app import main
 
@@ -22,7 +23,7 @@ def bad(request, tmp_path):
 
 def refused_alone(case, words, tmp_path, capsys, *options):
     before = tree(tmp_path)
-    assert main(["detect", str(case), *options, "--out", str(tmp_path / "out" / "deep")]) == 2
+    assert main([*DETECT, str(case), *options, "--out", str(tmp_path / "out" / "deep")]) == 2
     out, err = capsys.readouterr()
     one_sentence(err, words)
     assert not out
@@ -42,7 +43,7 @@ def test_alone_with_networks(bad, weights, tmp_path, capsys):
 def test_alone_with_json(bad, tmp_path, capsys):
     "Standard output is JSON, or nothing; the folder that was there before stays, empty."
     (tmp_path / "out").mkdir()
-    assert main(["detect", str(bad[0]), "--out", str(tmp_path / "out"), "--json"]) == 2
+    assert main([*DETECT, str(bad[0]), "--out", str(tmp_path / "out"), "--json"]) == 2
     out, err = capsys.readouterr()
     one_sentence(err, bad[1])
     assert [c["status"] for c in json.loads(out)["cases"]] == ["failed"]
@@ -53,7 +54,7 @@ def test_among_good_ones(bad, tmp_path, capsys):
     case, words = bad
     good = [write_case(tmp_path / "cases", f"good{i}", seed=i) for i in range(3)]
     paths = [str(p) for p in (good[0], case, *good[1:])]
-    assert main(["detect", *paths, "--out", str(tmp_path / "out")]) == 2
+    assert main([*DETECT, *paths, "--out", str(tmp_path / "out")]) == 2
     out, err = capsys.readouterr()
     one_sentence(err, words)
     assert "3 of 4 cases" in out
@@ -75,7 +76,7 @@ def test_as_truth(bad, tmp_path, capsys):
     "The same trouble on the side of the truth."
     case, _ = bad
     good = write_case(tmp_path / "other", "bad")
-    assert main(["detect", str(good), "--out", str(tmp_path / "out")]) == 0
+    assert main([*DETECT, str(good), "--out", str(tmp_path / "out")]) == 0
     before = tree(tmp_path)
     capsys.readouterr()
     assert main(["evaluate", str(tmp_path / "out"), str(case)]) == 2
@@ -94,21 +95,21 @@ def test_folder_where_every_case_is_bad(tmp_path, capsys):
             f.rename(case / f.name.replace(f"x{i}", "bad"))
         kind(case)
     before = tree(tmp_path)
-    assert main(["detect", str(tmp_path / "cases"), "--out", str(tmp_path / "out")]) == 2
+    assert main([*DETECT, str(tmp_path / "cases"), "--out", str(tmp_path / "out")]) == 2
     assert capsys.readouterr().err.count("\n") == 2
     assert tree(tmp_path) == before
 
 
 def test_two_cases_of_one_name(tmp_path, capsys):
     a, b = write_case(tmp_path / "one", "same"), write_case(tmp_path / "two", "same")
-    assert main(["detect", str(a), str(b), "--out", str(tmp_path / "out")]) == 2
+    assert main([*DETECT, str(a), str(b), "--out", str(tmp_path / "out")]) == 2
     one_sentence(capsys.readouterr().err, [str(a), str(b), "same"])
     assert not (tmp_path / "out").exists()
 
 
 def test_modality_that_is_not_there(tmp_path, capsys):
     case = write_case(tmp_path, "a")
-    assert main(["detect", str(case), "--out", str(tmp_path / "out"), "--input", "t1"]) == 2
+    assert main([*DETECT, str(case), "--out", str(tmp_path / "out"), "--input", "t1"]) == 2
     one_sentence(capsys.readouterr().err, [str(case), "t1", "flair"])
     assert not (tmp_path / "out").exists()
 
@@ -118,7 +119,7 @@ def test_results_among_the_scans(tmp_path, capsys, monkeypatch):
     before = tree(tmp_path)
     monkeypatch.chdir(tmp_path)
     for out in ("small", "."):
-        assert main(["detect", "small", "--out", out]) == 2
+        assert main([*DETECT, "small", "--out", out]) == 2
         one_sentence(capsys.readouterr().err, ["among the scans of small", "choose another folder"])
     assert tree(tmp_path) == before
 
@@ -126,6 +127,6 @@ def test_results_among_the_scans(tmp_path, capsys, monkeypatch):
 def test_output_folder_is_a_file(tmp_path, capsys):
     case, file = write_case(tmp_path, "a"), tmp_path / "file"
     file.write_text("mine")
-    assert main(["detect", str(case), "--out", str(file)]) == 2
+    assert main([*DETECT, str(case), "--out", str(file)]) == 2
     one_sentence(capsys.readouterr().err, [str(file)])
     assert file.read_text() == "mine"

@@ -7,7 +7,7 @@ from typing import ClassVar, get_args, get_origin, get_type_hints
 
 import pytest
 from toy_cases import tree, write_case
-from toy_detection import refused
+from toy_detection import DETECT, refused
 
 import mmccd
 from mmccd.cli.app import arguments, command_line, parse
@@ -22,7 +22,7 @@ from mmccd.cli.train import TrainOptions
 pytestmark = pytest.mark.usefixtures("quick_reports")
 
 
-COMMANDS = ["phantom", "prepare", "train", "detect", "evaluate", "benchmark", "demo", "explore"]
+COMMANDS = ["phantom", "check", "prepare", "train", "detect", "evaluate", "benchmark", "demo", "explore"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -103,7 +103,7 @@ def test_a_bug_gets_a_sentence_too(run, monkeypatch, tmp_path):
     import mmccd.detection.detect
 
     monkeypatch.setattr(mmccd.detection.detect, "detect_many", lambda *a, **k: {}["oops"])
-    refused(run("detect", write_case(tmp_path, "a"), "--out", tmp_path / "out"), "unexpected KeyError", "--debug")
+    refused(run(*DETECT, write_case(tmp_path, "a"), "--out", tmp_path / "out"), "unexpected KeyError", "--debug")
 
 
 def test_slice_range():
@@ -118,10 +118,10 @@ def test_slice_range():
 def test_json_into_nowhere(run, tmp_path):
     "Noticed before the work."
     case = write_case(tmp_path / "cases", "a")
-    assert run("detect", case, "--out", tmp_path / "out")[0] == 0
+    assert run(*DETECT, case, "--out", tmp_path / "out")[0] == 0
     for to in (tmp_path / "no/such/file.json", tmp_path):
         refused(run("evaluate", tmp_path / "out", case, "--json", to), to)
-        refused(run("detect", case, "--out", tmp_path / "out2", "--json", to), to)
+        refused(run(*DETECT, case, "--out", tmp_path / "out2", "--json", to), to)
         refused(run("phantom", tmp_path / "out2", "--ms", 1, "--json", to), to)
         refused(run("demo", "--out", tmp_path / "out2", "--json", to), to)
     assert not (tmp_path / "out2").exists()
@@ -147,13 +147,13 @@ def test_json_into_nowhere(run, tmp_path):
 )
 def test_json_replaces_nothing_but_its_own_earlier_result(run, tmp_path, name, text):
     case, out = write_case(tmp_path / "cases", "a"), tmp_path / "out"
-    assert run("detect", case, "--out", out)[0] == 0
+    assert run(*DETECT, case, "--out", out)[0] == 0
     if text is not None:
         (out / name).write_text(text)
     before = tree(tmp_path)
     for line in (
         ("evaluate", out, case),
-        ("detect", case, "--out", out),
+        (*DETECT, case, "--out", out),
         ("phantom", tmp_path / "p", "--ms", 1),
         ("demo", "--out", tmp_path / "d"),
     ):
@@ -166,7 +166,7 @@ def test_json_replaces_nothing_but_its_own_earlier_result(run, tmp_path, name, t
 def test_json_replaces_its_own_earlier_result(run, tmp_path, there):
     case, out, to = write_case(tmp_path / "cases", "a"), tmp_path / "out", tmp_path / "result.json"
     lines = [
-        ("detect", case, "--out", out, "--json", to),
+        (*DETECT, case, "--out", out, "--json", to),
         ("evaluate", out, case, "--json", to),
         ("phantom", tmp_path / "p", "--ms", 1, "--slices", "79:80", "--overwrite", "--json", to),
     ]
@@ -182,7 +182,7 @@ def test_json_never_lands_on_a_scan(run, tmp_path):
     case, other = write_case(tmp_path / "cases", "a"), write_case(tmp_path / "cases", "b")
     before = tree(tmp_path)
     refused(
-        run("detect", "--json", case / "a_flair.nii.gz", other, "--out", tmp_path / "out"), "a_flair.nii.gz", ".json"
+        run(*DETECT, "--json", case / "a_flair.nii.gz", other, "--out", tmp_path / "out"), "a_flair.nii.gz", ".json"
     )
     assert tree(tmp_path) == before
 

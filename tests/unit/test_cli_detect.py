@@ -8,7 +8,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from toy_cases import tree, write_case
-from toy_detection import refused
+from toy_detection import DETECT, refused
 
 from mmccd.cli.app import main
 from mmccd.cli.detect import pick_detector
@@ -51,7 +51,7 @@ def test_interrupted_detect_says_how_to_go_on(run, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(mmccd.detection.detect, "detect_many", pressed)
-    code, out, err = run("detect", write_case(tmp_path, "a"), "--out", tmp_path / "out")
+    code, out, err = run(*DETECT, write_case(tmp_path, "a"), "--out", tmp_path / "out")
     assert code == 130
     assert not out
     assert err == "mmccd: stopped; finished cases are kept, go on with --skip-existing\n"
@@ -60,7 +60,7 @@ def test_interrupted_detect_says_how_to_go_on(run, tmp_path, monkeypatch):
 def test_detect_and_evaluate(run, tmp_path):
     for i in range(2):
         write_case(tmp_path / "cases", f"c{i}", ("flair", "t2"), seed=i)
-    code, out, err = run("detect", tmp_path / "cases", "--out", tmp_path / "out", "--json", tmp_path / "d.json")
+    code, out, err = run(*DETECT, tmp_path / "cases", "--out", tmp_path / "out", "--json", tmp_path / "d.json")
     assert code == 0
     assert not err
     assert "2 of 2 cases" in out
@@ -87,9 +87,9 @@ def test_default_weights_fit_the_input(run, tmp_path):
     case = write_case(tmp_path, "a", ("t2",))
     code, out, _ = run("detect", case, "--out", tmp_path / "out", "--input", "t2", "--json")
     assert code == 0
-    assert json.loads(out)["weights"] == "threshold-t2"
+    assert json.loads(out)["weights"] == "ensemble"
     assert json.loads(out)["input"] == "t2"
-    assert pick_detector()[1] == "threshold-flair"
+    assert pick_detector()[1] == pick_detector(input="t1")[1] == "ensemble"
     assert pick_detector("threshold", "t1")[1] == "threshold-t1"
     assert pick_detector("threshold-t1")[0].config.input == "t1"
     assert {f"threshold-{m}" for m in ("flair", "t1", "t1ce", "t2")} <= set(packaged())
@@ -147,7 +147,7 @@ def test_a_slow_detector_shows_a_bar_on_a_terminal(tmp_path, capsys, monkeypatch
 def test_networks_that_are_not_there(run, tmp_path):
     case = write_case(tmp_path, "a", ("flair", "t1ce", "t2"))
     before = tree(tmp_path)
-    for method in set(packaged_methods()) - {"threshold"}:
+    for method in set(packaged_methods()) - {"threshold", "ensemble"}:
         refused(
             run("detect", case, "--out", tmp_path / "out", "--weights", method, "--input", "t1ce"),
             f"no {method} for t1ce comes with mmccd: choose --input flair",
@@ -168,15 +168,15 @@ def test_networks_that_are_not_there(run, tmp_path):
 
 def test_short_names(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert packaged_name("", "t1ce") == packaged_name("threshold", "t1ce") == "threshold-t1ce"
+    assert packaged_name("threshold", "t1ce") == "threshold-t1ce"
+    assert packaged_name("ensemble", "t1ce") == "ensemble"
     assert packaged_name("cycle-t1-t2", "t1ce") == "cycle-t1-t2"
-    assert pick_detector()[1] == "threshold-flair"
     assert [pick_detector(k)[1] for k in ("cycle", "masked", "mmccd")] == [
         "cycle-flair-t1",
         "masked-flair-t1",
         "mmccd-flair-t1",
     ]
-    alone = [k for k in packaged_methods() if not METHODS[k].paired]
+    alone = [k for k in packaged_methods() if not METHODS[k].paired and k != "ensemble"]
     assert alone == ["threshold", "equalised", "ae", "ae-dense", "vae", "dae", "ddpm", "ddpm-simplex", "itermask"]
     assert [pick_detector(k)[1] for k in alone] == [f"{k}-flair" for k in alone]
     Path("cycle").mkdir()
@@ -184,7 +184,7 @@ def test_short_names(tmp_path, monkeypatch):
     Threshold(input="t2").save_pretrained("cycle")
     Threshold(input="t2").save_pretrained(".")
     assert pick_detector("cycle")[0].config.input == "t2"
-    assert pick_detector()[1] == "threshold-flair"
+    assert pick_detector()[1] == "ensemble"
 
 
 def test_a_single_file_says_what_it_is(run, tmp_path):
@@ -198,33 +198,33 @@ def test_a_single_file_says_what_it_is(run, tmp_path):
     )
     for p in (t1, b, scan):
         p.write_bytes((case / "a_t1.nii.gz").read_bytes())
-    code, text, err = run("detect", t1, b, "--out", out)
+    code, text, err = run(*DETECT, t1, b, "--out", out)
     assert code == 0
     assert "P2: " in text
     assert "threshold-t1 on t1" in text
     assert json.loads((out / "detect.json").read_text())["input"] == "t1"
-    code, text, err = run("detect", t1, case, "--out", tmp_path / "out2")  # they differ, so it is FLAIR
+    code, text, err = run(*DETECT, t1, case, "--out", tmp_path / "out2")  # they differ, so it is FLAIR
     assert code == 2
     assert "threshold-flair on flair" in text
     assert "give --input t1" in err
-    refused(run("detect", scan, "--out", tmp_path / "out3"), "its name tells no modality; say which with --input")
+    refused(run(*DETECT, scan, "--out", tmp_path / "out3"), "its name tells no modality; say which with --input")
     refused(run("detect", t1, "--out", tmp_path / "out3", "--weights", "threshold-flair"), "not flair; give --input t1")
     assert not (tmp_path / "out3").exists()
-    assert run("detect", scan, "--out", tmp_path / "out3", "--input", "FLAIR")[0] == 0
+    assert run(*DETECT, scan, "--out", tmp_path / "out3", "--input", "FLAIR")[0] == 0
     assert run("detect", b, "--out", tmp_path / "out4", "--weights", "threshold")[0] == 0
 
 
 def test_another_detector_in_the_same_folder(run, tmp_path):
     case = write_case(tmp_path, "a", ("flair", "t2"))
-    assert run("detect", case, "--out", tmp_path / "out")[0] == 0
+    assert run(*DETECT, case, "--out", tmp_path / "out")[0] == 0
     before = tree(tmp_path)
     refused(
-        run("detect", case, "--out", tmp_path / "out", "--input", "t2"),
+        run(*DETECT, case, "--out", tmp_path / "out", "--input", "t2"),
         "threshold-flair on flair, seed 0",
         "--overwrite",
     )
     assert tree(tmp_path) == before
-    assert run("detect", case, "--out", tmp_path / "out", "--input", "t2", "--overwrite")[0] == 0
+    assert run(*DETECT, case, "--out", tmp_path / "out", "--input", "t2", "--overwrite")[0] == 0
     assert json.loads((tmp_path / "out/detect.json").read_text())["input"] == "t2"
 
 
@@ -235,7 +235,7 @@ def test_bids_and_flat_folders(run, tmp_path):
         p.rename(
             p.with_name(p.name.replace("anat_flair", f"{p.parts[-3]}_FLAIR").replace("anat_seg", f"{p.parts[-3]}_seg"))
         )
-    code, out, _err = run("detect", tmp_path / "bids", "--out", tmp_path / "out")
+    code, out, _err = run(*DETECT, tmp_path / "bids", "--out", tmp_path / "out")
     assert code == 0
     assert "sub-01: " in out
     assert "sub-02: " in out
@@ -243,13 +243,13 @@ def test_bids_and_flat_folders(run, tmp_path):
     (flat := tmp_path / "flat").mkdir()
     for p in tmp_path.glob("bids/*/anat/*FLAIR*"):
         (flat / p.name).write_bytes(p.read_bytes())
-    refused(run("detect", flat, "--out", tmp_path / "out2"), "several patients", f"{flat}/*_FLAIR.nii.gz")
-    assert run("detect", *flat.glob("*_FLAIR.nii.gz"), "--out", tmp_path / "out2")[0] == 0
+    refused(run(*DETECT, flat, "--out", tmp_path / "out2"), "several patients", f"{flat}/*_FLAIR.nii.gz")
+    assert run(*DETECT, *flat.glob("*_FLAIR.nii.gz"), "--out", tmp_path / "out2")[0] == 0
 
 
 def test_evaluate_with_the_wrong_truth(run, tmp_path):
     case = write_case(tmp_path, "a")
-    assert run("detect", case, "--out", tmp_path / "out")[0] == 0
+    assert run(*DETECT, case, "--out", tmp_path / "out")[0] == 0
     refused(
         run("evaluate", tmp_path / "out", tmp_path / "nosuch"),
         f"Cannot read {tmp_path / 'nosuch'}: there is no such folder",
@@ -290,19 +290,19 @@ def test_own_weights(run, tmp_path):
 
 def test_single_file_and_skip_existing(run, tmp_path):
     case = write_case(tmp_path, "a")
-    assert run("detect", case / "a_flair.nii.gz", "--out", tmp_path / "out")[0] == 0
-    code, out, _err = run("detect", case / "a_flair.nii.gz", "--out", tmp_path / "out", "--skip-existing")
+    assert run(*DETECT, case / "a_flair.nii.gz", "--out", tmp_path / "out")[0] == 0
+    code, out, _err = run(*DETECT, case / "a_flair.nii.gz", "--out", tmp_path / "out", "--skip-existing")
     assert code == 0
     assert "(kept)" in out
     (tmp_path / "scan.nii.gz").write_bytes((case / "a_flair.nii.gz").read_bytes())
-    assert run("detect", tmp_path / "scan.nii.gz", "--input", "flair", "--out", tmp_path / "out2")[0] == 0
+    assert run(*DETECT, tmp_path / "scan.nii.gz", "--input", "flair", "--out", tmp_path / "out2")[0] == 0
 
 
 def test_only_the_cases_asked_for_are_reported(run, tmp_path):
     for i in range(2):
         write_case(tmp_path, f"c{i}")
-    run("detect", tmp_path / "c0", "--out", tmp_path / "out")
-    code, out, _err = run("detect", tmp_path / "c1", "--out", tmp_path / "out")
+    run(*DETECT, tmp_path / "c0", "--out", tmp_path / "out")
+    code, out, _err = run(*DETECT, tmp_path / "c1", "--out", tmp_path / "out")
     assert code == 0
     assert "c0" not in out
     assert "1 of 1 case in" in out
@@ -312,7 +312,7 @@ def test_only_the_cases_asked_for_are_reported(run, tmp_path):
 def test_evaluate_scores_the_others_and_says_2(run, tmp_path):
     for i in range(3):
         write_case(tmp_path / "cases", f"c{i}", seed=i)
-    assert run("detect", tmp_path / "cases", "--out", tmp_path / "out")[0] == 0
+    assert run(*DETECT, tmp_path / "cases", "--out", tmp_path / "out")[0] == 0
     (tmp_path / "cases/c1/c1_seg.nii.gz").unlink()
     code, out, err = run("evaluate", tmp_path / "out", tmp_path / "cases")
     assert code == 2
@@ -323,12 +323,12 @@ def test_evaluate_scores_the_others_and_says_2(run, tmp_path):
 
 def test_detect_with_post_processing(run, tmp_path):
     case = write_case(tmp_path, "a")
-    code, out, err = run("detect", case, "--out", tmp_path / "plain")
+    code, out, err = run(*DETECT, case, "--out", tmp_path / "plain")
     assert code == 0
     assert not err
     assert "map after" not in out
     code, text, err = run(
-        "detect", case, "--out", tmp_path / "out", "--median", "3", "--erode", "1.5", "--smallest", "0.01"
+        *DETECT, case, "--out", tmp_path / "out", "--median", "3", "--erode", "1.5", "--smallest", "0.01"
     )
     assert code == 0
     assert "map after: median of 3 voxels, without 1.5 mm of rim, pieces from 0.01 ml" in text
@@ -340,11 +340,9 @@ def test_detect_with_post_processing(run, tmp_path):
     a, b = (np.asarray(nib.load(tmp_path / d / "a/a_anomaly.nii.gz").dataobj) for d in ("plain", "out"))
     assert not np.array_equal(a, b)
     assert ((b == 0) & (a > 0)).any()
-    refused(
-        run("detect", case, "--out", tmp_path / "out"), "post-processing", "after median of 3 voxels", "--overwrite"
-    )
-    assert run("detect", case, "--out", tmp_path / "out", "--overwrite")[0] == 0
-    code, text, err = run("detect", case, "--out", tmp_path / "small", "--smallest", "0.01")
+    refused(run(*DETECT, case, "--out", tmp_path / "out"), "post-processing", "after median of 3 voxels", "--overwrite")
+    assert run(*DETECT, case, "--out", tmp_path / "out", "--overwrite")[0] == 0
+    code, text, err = run(*DETECT, case, "--out", tmp_path / "small", "--smallest", "0.01")
     assert code == 0
     assert not err
     assert "pieces from 0.01 ml" in text
@@ -355,7 +353,7 @@ def test_detect_calibrated_on_healthy_cases(run, tmp_path):
     for i in range(2):
         write_case(tmp_path / "well", f"h{i}", seed=5 + i, lesion=False)
     code, out, err = run(
-        "detect", case, "--out", tmp_path / "out", "--median", "3", "--healthy", tmp_path / "well", "--json"
+        *DETECT, case, "--out", tmp_path / "out", "--median", "3", "--healthy", tmp_path / "well", "--json"
     )
     result = json.loads(out)
     assert code == 0
@@ -366,12 +364,12 @@ def test_detect_calibrated_on_healthy_cases(run, tmp_path):
     assert result["calibration"]["post"]["median"] == 3
     assert result["cases"][0]["threshold"] == result["calibration"]["threshold"] != pick_detector()[0].threshold
     refused(
-        run("detect", case, "--out", tmp_path / "out", "--median", "3", "--healthy", tmp_path / "well/h0"),
+        run(*DETECT, case, "--out", tmp_path / "out", "--median", "3", "--healthy", tmp_path / "well/h0"),
         "already holds results",
         "threshold",
     )
     code, out, err = run(
-        "detect",
+        *DETECT,
         case,
         "--out",
         tmp_path / "two",
@@ -384,9 +382,9 @@ def test_detect_calibrated_on_healthy_cases(run, tmp_path):
     assert code == 0
     assert json.loads(out)["calibration"]["cases"] == ["h0", "h1"]
     refused(
-        run("detect", case, "--out", tmp_path / "three", "--healthy", case), "Cannot calibrate on a: it has a lesion"
+        run(*DETECT, case, "--out", tmp_path / "three", "--healthy", case), "Cannot calibrate on a: it has a lesion"
     )
-    refused(run("detect", case, "--out", tmp_path / "three", "--healthy", tmp_path / "nowhere"), "nowhere")
+    refused(run(*DETECT, case, "--out", tmp_path / "three", "--healthy", tmp_path / "nowhere"), "nowhere")
     assert not (tmp_path / "three").exists()
 
 
@@ -413,7 +411,7 @@ def test_wrong_post_processing(run, tmp_path, options, say):
 
 
 def test_an_erosion_of_everything(run, tmp_path):
-    code, _out, err = run("detect", write_case(tmp_path, "a"), "--out", tmp_path / "out", "--erode", "500")
+    code, _out, err = run(*DETECT, write_case(tmp_path, "a"), "--out", tmp_path / "out", "--erode", "500")
     assert code == 2
     assert "Cannot process the map of a: an erosion of 500 mm leaves nothing of this brain; choose less." in err
     assert not (tmp_path / "out").exists()
@@ -430,7 +428,7 @@ def test_what_is_odd_about_a_case_is_said_once_and_kept(run, cases, tmp_path, mo
         return case
 
     monkeypatch.setattr(Case, "load", noting)
-    code, _out, err = run("detect", cases, "--out", tmp_path / "out")
+    code, _out, err = run(*DETECT, cases, "--out", tmp_path / "out")
     assert code == 0
     assert err == "mmccd: c1: it lies upside down\n"
     records = json.loads((tmp_path / "out/detect.json").read_text())["cases"]

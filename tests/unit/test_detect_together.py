@@ -8,7 +8,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from toy_cases import tree, write_case
-from toy_detection import ready, refused
+from toy_detection import DETECT, ready, refused
 
 import mmccd.detection.detect as detect_module
 from mmccd.detection.detect import detect_many
@@ -299,13 +299,13 @@ def test_a_lock_that_is_a_link(cases, tmp_path, run):
     (out := tmp_path / "out").mkdir()
     (tmp_path / "mine").write_text("precious")
     (out / ".lock").symlink_to(tmp_path / "mine")
-    refused(run("detect", cases / "c0", "--out", out), ".lock: it is a link; remove it")
+    refused(run(*DETECT, cases / "c0", "--out", out), ".lock: it is a link; remove it")
     assert (tmp_path / "mine").read_text() == "precious"
 
 
 def test_the_record_has_the_command(cases, tmp_path, run):
     for out, *more in (("a",), ("b", "--overwrite"), ("b", "--skip-existing"), ("c", "--json", tmp_path / "j.json")):
-        assert run("detect", cases / "c0", "--out", tmp_path / out, "--seed", 3, *more)[0] == 0
+        assert run(*DETECT, cases / "c0", "--out", tmp_path / out, "--seed", 3, *more)[0] == 0
         record = json.loads((tmp_path / out / "c0/c0_detect.json").read_text())
         assert record["command"] == f"mmccd detect {cases / 'c0'} --out OUT --seed 3"
     assert record["mmccd"]

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from toy_cases import write_case
-from toy_detection import refused
+from toy_detection import DETECT, refused
 
 from mmccd.cases.case import Case
 from mmccd.cases.names import find_cases
@@ -96,7 +96,7 @@ def test_another_code_page_costs_no_result(tmp_path, monkeypatch):
     streams = [io.TextIOWrapper(io.BytesIO(), encoding="ascii") for _ in range(2)]
     monkeypatch.setattr(sys, "stdout", streams[0])
     monkeypatch.setattr(sys, "stderr", streams[1])
-    assert main(["detect", str(tmp_path / "cases"), "--out", str(tmp_path / "out")]) == 0
+    assert main([*DETECT, str(tmp_path / "cases"), "--out", str(tmp_path / "out")]) == 0
     for stream in streams:
         stream.flush()
     assert b"\\u60a3\\u800501: " in streams[0].buffer.getvalue()
@@ -106,7 +106,7 @@ def test_another_code_page_costs_no_result(tmp_path, monkeypatch):
 def test_nothing_that_a_terminal_obeys_is_printed(run, tmp_path):
     bad = tmp_path / "p\x1b[2J_flair.nii.gz"
     good = write_case(tmp_path / "cases", "a", ("flair",))
-    code, out, err = run("detect", bad, good, "--out", tmp_path / "out")
+    code, out, err = run(*DETECT, bad, good, "--out", tmp_path / "out")
     assert code == 2
     assert "a: " in out
     assert r"p\x1b[2J" in err

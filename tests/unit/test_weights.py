@@ -36,7 +36,7 @@ PAIRS = ("flair-t1", "flair-t2", "t1-flair", "t1-t2", "t2-flair", "t2-t1")
 NAMES = sorted(
     [f"{n}-{m}" for n in SINGLE for m in ("flair", "t1", "t2")]
     + [f"{n}-{p}" for n in ("cycle", "masked", "masked-published", "mmccd", "mmccd-published") for p in PAIRS]
-    + ["threshold-t1ce"]
+    + ["threshold-t1ce", "ensemble"]
 )
 
 
@@ -379,7 +379,8 @@ def test_packaged_folders_are_whole(method):
             known = {k: getattr(d.config, k) for k in ("input", "target", "modalities") if hasattr(d.config, k)}
             new = new_detector(method, **known).config
             assert all(getattr(d.config, k) == getattr(new, k) for k in config.config)
-            assert place.variant == f"{d.config.input}-{getattr(d.config, 'target', '')}".rstrip("-")
+            alone = f"{d.config.input}-{getattr(d.config, 'target', '')}".rstrip("-")
+            assert place.variant == (None if name == method else alone)
             assert d.threshold > 0
             assert "phantom" in d.calibration["data"]
 
