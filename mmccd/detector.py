@@ -58,7 +58,7 @@ def check_slices(
 class Detector(nn.Module):
     "Base of all methods: slices of one modality in, an anomaly map out. Subclasses define `Config` and `score`."
 
-    Config, registry = None, {}  # `registry`: all subclasses by "module:Class", for `find_class`
+    Config, registry, parts = None, {}, ()  # subclasses by "module:Class"; detectors whose weights are not its own
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -83,10 +83,6 @@ class Detector(nn.Module):
         if self.calibration is None:
             raise ValueError(f"this {type(self).__name__} has no threshold yet: calibrate it on healthy slices")
         return self.calibration["threshold"]
-
-    @property
-    def parts(self) -> "list[Detector]":  # other detectors that make its map, where it does not hold their weights
-        return []
 
     def score(
         self,

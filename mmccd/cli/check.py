@@ -48,7 +48,7 @@ def check_case(id: str, path: str | Path) -> dict[str, Any]:
 
 @command(CheckOptions, epilog="Example: mmccd check cases")
 def check(options: CheckOptions) -> int:
-    """Say what is odd about each case: files, brain, field of view, alignment; a line each, with what to do."""
+    """What is odd about each case, and what to do."""
     from mmccd.cases.names import find_cases
 
     left_out: list[str] = []

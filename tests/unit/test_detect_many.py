@@ -41,7 +41,7 @@ def test_many(cases, tmp_path):
         assert record["sha256"] == {k: hash_file(tmp_path / "out" / f) for k, f in c["files"].items()}
         assert all((tmp_path / "out" / f).is_file() and f.startswith(c["id"]) for f in c["files"].values())
     names = sorted(p.name for p in (tmp_path / "out").rglob("*") if p.is_file())
-    assert len(names) == 13
+    assert len(names) == 16
     assert not any(n.startswith(".") for n in names)
 
 
@@ -102,6 +102,7 @@ def test_overwrite_replaces_everything_of_the_other_detector(cases, tmp_path):
         "c1",
         "c1_anomaly.nii.gz",
         "c1_detect.json",
+        "c1_report.html",
         "c1_report.png",
         "c1_segmentation.nii.gz",
         "detect.json",

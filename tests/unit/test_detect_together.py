@@ -307,7 +307,7 @@ def test_the_record_has_the_command(cases, tmp_path, run):
     for out, *more in (("a",), ("b", "--overwrite"), ("b", "--skip-existing"), ("c", "--json", tmp_path / "j.json")):
         assert run(*DETECT, cases / "c0", "--out", tmp_path / out, "--seed", 3, *more)[0] == 0
         record = json.loads((tmp_path / out / "c0/c0_detect.json").read_text())
-        assert record["command"] == f"mmccd detect {cases / 'c0'} --out OUT --seed 3"
+        assert record["command"] == f"mmccd detect {cases / 'c0'} --out OUT --weights threshold --seed 3"
     assert record["mmccd"]
     assert record["weights"] == "threshold-flair"
 

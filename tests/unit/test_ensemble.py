@@ -15,7 +15,7 @@ from mmccd.detection.inputs import choose_input, input_of
 from mmccd.detection.maps import anomaly_volume, member_maps
 from mmccd.detection.score_text import score_text
 from mmccd.detector import Threshold, fingerprint, load_detector, save_detector
-from mmccd.ensemble import CHOICES, Ensemble, EnsembleConfig, evidence, evidence_shares, set_scales
+from mmccd.ensemble import CHOICES, TRANSLATE, Ensemble, EnsembleConfig, evidence, evidence_shares, set_scales
 from mmccd.slices import to_slices
 from mmccd.weights.hub import packaged
 
@@ -181,7 +181,7 @@ def test_the_packaged_one_is_the_default(run, tmp_path):
     assert "in flair" in out
     assert "1 of 1 case" in out
     result = json.loads((tmp_path / "out/detect.json").read_text())
-    assert (result["weights"], result["detector"], result["cases"][0]["input"]) == ("ensemble", "Ensemble", "flair")
+    assert (result["weights"], result["detector"], result["cases"][0]["input"]) == ("ensemble", "Ensemble", "flair+t1")
 
 
 def test_what_the_packaged_one_cannot_use(run, tmp_path):
@@ -200,6 +200,8 @@ def test_the_packaged_one_is_what_the_chapter_says():
     assert shipped.config.choices == CHOICES
     assert set(shipped.config.scales) == set(CHOICES)
     assert shipped.threshold == 1
-    assert set(name for names in CHOICES.values() for name in names) <= set(packaged())
+    assert {n.removeprefix(TRANSLATE) for names in CHOICES.values() for n in names} <= set(packaged())
     for choice, names in CHOICES.items():
-        assert {shipped.member(n).config.input for n in names} == set(choice.split("+"))
+        given = {shipped.member(n).config.input for n in names}
+        given |= {shipped.member(n).config.target for n in names if n.startswith(TRANSLATE)}
+        assert given == set(choice.split("+"))

@@ -58,7 +58,7 @@ def untrained(name):
     return new_detector(name, **SMALL) if METHODS[name].trainable else cls()
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", [m for m in METHODS if m != "ensemble"])  # whose members are all here
 def test_no_detector_keeps_or_makes_float64(name):
     d = untrained(name)
     assert not [k for k, v in (*d.named_parameters(), *d.named_buffers()) if v.dtype == torch.float64]
