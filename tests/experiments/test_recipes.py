@@ -93,7 +93,7 @@ def differences(new, old, path=()):
         for k in old.keys() - new.keys():
             siblings = [old[s] for s in new.keys() & old.keys()]
             rows = path and isinstance(old[k], (dict, list)) and (not new or any(alike(old[k], s) for s in siblings))
-            numbers = len(path) and path[-1] in ("evaluations", "subjects", "weights", "patients")
+            numbers = len(path) and path[-1] in ("evaluations", "subjects", "weights", "patients", "ap")
             if not (rows or numbers or k == "error" or k in PRINTS):  # an error depends on the subjects
                 yield f"gone: {'/'.join((*path, k))}"
         for k in new.keys() & old.keys():
