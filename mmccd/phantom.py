@@ -12,17 +12,19 @@ from functools import partial
 import numpy as np
 
 from .aliases import old_names
-from .anatomy import AFFINE, BOX, GRID, KINDS, MODALITIES, VERSION, Anatomy, stream
+from .anatomy import AFFINE, BOX, GRID, KINDS, MODALITIES, VARIED, VERSION, Anatomy, stream
 from .lesions import draw_fault, draw_lesion
 from mmccd.scanner import (
     HEALTHY,
     Fault,
+    Quality,
     Receiver,
     add_vessels,
     sample_scanner,
     sample_texture,
     sample_vessels,
     tissue_signal,
+    vary_scanner,
 )
 
 # %% ../nbs/components/01d_phantom.ipynb #749d6e02
@@ -47,15 +49,17 @@ def acquire(
     anatomy: Anatomy,  # the subject
     mixes: list,  # dicts tissue -> fraction, such as the ill subject's and the twin's
     faults: list,  # a `Fault` for each
-    scanner: dict,  # `relaxation` and `settings`, from `sample_scanner`
+    scanner: dict,  # from `sample_scanner` or `vary_scanner`
 ) -> list:  # for each mix a dict modality -> image
     "Make the images of several tissue mixtures in one and the same scanner."
     texture, out = sample_texture(rng("texture"), anatomy.where), [{} for _ in mixes]
     tissues = dict.fromkeys(k for m in mixes for k in m)
     for modality in MODALITIES:
         args = scanner["relaxation"], scanner["settings"]
-        signals = {k: tissue_signal(modality, k, *args, texture) for k in tissues}
-        receiver = Receiver(rng, modality, tissue_signal(modality, "wm", *args), anatomy)
+        more = {k: scanner.get("brightness", {}).get((modality, k), np.float32(1)) for k in tissues}
+        signals = {k: more[k] * tissue_signal(modality, k, *args, texture) for k in tissues}
+        quality = scanner.get("quality", {}).get(modality, Quality())
+        receiver = Receiver(rng, modality, tissue_signal(modality, "wm", *args), anatomy, quality)
         for mix, fault, images in zip(mixes, faults, out):
             images[modality] = receiver.image(sum(f * signals[k] for k, f in mix.items()), fault)
     return out
@@ -72,9 +76,10 @@ def phantom_id(
     kind: str,  # one of `KINDS`
     seed: int,  # of the data set
     index: int,  # of the subject
-) -> str:  # version, kind, seed, index
+    varied: tuple = (),  # of `VARIED`
+) -> str:  # version, kind, seed, index, and what is varied
     "Build a subject's name."
-    return f"phantom{VERSION}-{kind}-s{seed}-{index:03d}"
+    return "-".join([f"phantom{VERSION}-{kind}-s{seed}-{index:03d}", *sorted({*varied})])
 
 
 def check_request(
@@ -82,10 +87,13 @@ def check_request(
     seed: int,  # must be >= 0
     index: int,  # must be >= 0
     slices: range,  # must go up and lie in 0 to 154
+    varied: tuple = (),  # must be of `VARIED`
 ):
     "Raise ValueError where no such phantom exists."
     if kind not in KINDS:
         raise ValueError(f"unknown kind of phantom {kind!r}; choose one of {', '.join(KINDS)}")
+    if unknown := set(varied) - set(VARIED):
+        raise ValueError(f"cannot vary {', '.join(sorted(unknown))} of a phantom; choose from {', '.join(VARIED)}")
     if seed < 0 or index < 0:
         raise ValueError(f"seed and index must be 0 or more, but they are {seed} and {index}")
     if len(slices) == 0 or not 0 <= slices[0] <= slices[-1] < GRID[2]:
@@ -99,13 +107,16 @@ def make_slab(
     slices: range,  # axial slices, of 0 to 154, with any step
     twin: bool = True,  # also make the healthy twin (nothing for a healthy subject)
     rng=None,  # function: name of a stream -> NumPy generator; None: the subject's own streams
+    varied: tuple = (),  # of `VARIED`: what differs by more than usual
 ) -> Phantom:  # those slices
     "Make some slices of one subject: anatomy, lesion, scanner, images."
     rng = rng or partial(stream, kind, seed, index)
-    anatomy = Anatomy(rng, (*BOX, slices))
+    old = rng("age")
+    shape = dict(fluid=old.normal(0.4, 0.8), strip=old.normal(0, 0.12)) if "anatomy" in varied else {}
+    anatomy = Anatomy(rng, (*BOX, slices), **shape)
     lesion, ill = draw_lesion(kind, anatomy, rng), kind != "healthy"
     fault = draw_fault(anatomy, rng("fault"), spike=index % 2 == 1) if kind == "artefact" else Fault()
-    scanner = sample_scanner(rng)
+    scanner = vary_scanner(rng("varied scanner"), sample_scanner(rng), varied)
     vessels = sample_vessels(rng("vessels"), anatomy.where)
     healthy = add_vessels(anatomy.healthy, vessels)
     mixes = [add_vessels(lesion.mix(), vessels), healthy][: 1 + (ill and twin)]
@@ -115,7 +126,7 @@ def make_slab(
     affine[2, 2:] = slices.step, slices[0]
     leading = (tissue * anatomy.brain).astype(np.uint8)
     return Phantom(
-        id=phantom_id(kind, seed, index),
+        id=phantom_id(kind, seed, index, varied),
         kind=kind,
         volumes=images[0],
         twin=images[1] if ill and twin else None,
@@ -149,11 +160,14 @@ def make_phantom(
     index: int = 0,  # of the subject, >= 0; of the artefacts, even ones are drop-outs and odd ones spikes
     slices: range | None = None,  # axial slices, of 0 to 154, such as range(3, 155, 8); None for all
     twin: bool = True,  # also make the healthy twin (nothing for a healthy subject)
+    varied: tuple = (),  # of `VARIED`: what differs by more than usual
 ) -> Phantom:  # its images, its twin's, and the truth
     "Make one subject; the same arguments give the same voxels, and no slice depends on which others are made."
     slices = range(GRID[2]) if slices is None else slices
-    check_request(kind, seed, index, slices)
-    return join_slabs([make_slab(kind, seed, index, slices[i : i + 32], twin) for i in range(0, len(slices), 32)])
+    varied = tuple(varied)
+    check_request(kind, seed, index, slices, varied)
+    parts = (slices[i : i + 32] for i in range(0, len(slices), 32))
+    return join_slabs([make_slab(kind, seed, index, part, twin, varied=varied) for part in parts])
 
 # %% ../nbs/components/01d_phantom.ipynb #02ed5c76
 __getattr__ = old_names(__name__)  # of version 0.1.0, with a warning

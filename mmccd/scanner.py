@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['RELAXATION', 'HEALTHY', 'SPREAD', 'UPTAKE', 'sample_relaxation', 'mr_signal', 'null_time', 'sample_acquisition',
-           'sample_scanner', 'tissue_signal', 'sample_texture', 'sample_vessels', 'add_vessels', 'Fault', 'Receiver']
+           'sample_scanner', 'tissue_signal', 'sample_texture', 'sample_vessels', 'add_vessels', 'Fault', 'Quality',
+           'Receiver', 'vary_scanner']
 
 # %% ../nbs/components/01b_scanner.ipynb #437f7604
 from dataclasses import dataclass
 
 import numpy as np
 
-from .anatomy import Anatomy, smooth_noise
+from .anatomy import MODALITIES, Anatomy, smooth_noise
 
 # %% ../nbs/components/01b_scanner.ipynb #aa52b409
 RELAXATION = {  # tissue: (T1 ms, T2 ms, proton density) at 1.5 T, and at 3 T
@@ -76,7 +77,7 @@ def sample_acquisition(
 def sample_scanner(
     rng,  # function: name of a stream -> NumPy generator
 ) -> dict:  # `tesla`, `settings` (modality -> TR, TE, TI in ms), `relaxation` (tissue -> T1 ms, T2 ms, PD)
-    "A field strength (3 T for six in ten), its settings, and the subject's relaxation in it."
+    "Draw a field strength (3 T for six in ten), its settings, and the subject's relaxation in it."
     r = rng("scanner")
     field = int(r.random() < 0.6)
     return dict(
@@ -135,6 +136,15 @@ class Fault:
     ripple: object = np.float32(0)  # added signal, white matter = 1, a number or (x, y, z)
     labels: object = np.uint8(0)  # 0 as it should be, 1 drop-out, 2 spike; a number or uint8 (x, y, z)
 
+# %% ../nbs/components/01b_scanner.ipynb #c0a1b2d3
+@dataclass(frozen=True)
+class Quality:
+    "How good the images of a scanner are; the defaults are the phantom's."
+
+    bias: float = 0.08  # standard deviation of the logarithm of the coil's sensitivity
+    noise: float = 1.0  # factor on the noise, which is 1 to 3 % of white matter's signal
+    blur: float = 0.6  # standard deviation of the blur in a slice, mm
+
 # %% ../nbs/components/01b_scanner.ipynb #4f11cb14
 class Receiver:
     "Coil, noise and gain of one image: the same for an ill subject and its healthy twin."
@@ -145,11 +155,13 @@ class Receiver:
         modality: str,  # one of `MODALITIES`
         white: float,  # signal of white matter, the reference for noise and gain
         anatomy: Anatomy,  # the subject
+        quality: Quality = Quality(),  # of the images
     ):
-        r, where = rng(f"bias {modality}"), anatomy.where
+        r, where, self.blur = rng(f"bias {modality}"), anatomy.where, quality.blur
         self.brain, self.white = anatomy.brain, np.float32(white)
-        self.bias = np.exp(np.float32(0.08) * smooth_noise(r, 80, where))
-        self.sd, self.gain = np.float32(r.uniform(0.01, 0.03) * white), np.float32(r.uniform(300, 1500) / white)
+        self.bias = np.exp(np.float32(quality.bias) * smooth_noise(r, 80, where))
+        self.sd = np.float32(quality.noise * r.uniform(0.01, 0.03) * white)
+        self.gain = np.float32(r.uniform(300, 1500) / white)
         slices, shape = [f"noise {modality} {z}" for z in where[2]], (2, *self.brain.shape[:2])
         self.noise = np.stack([rng(name).standard_normal(shape, dtype=np.float32) for name in slices], -1)
 
@@ -163,5 +175,27 @@ class Receiver:
 
         real, imaginary = (self.sd * n for n in self.noise)
         received = signal * self.bias * fault.gain + fault.ripple * self.white
-        magnitude = gaussian_filter(np.hypot(received + real, imaginary), (0.6, 0.6, 0))
+        magnitude = gaussian_filter(np.hypot(received + real, imaginary), (self.blur, self.blur, 0))
         return np.where(self.brain, np.clip(np.rint(magnitude * self.gain), 1, 32767), 0).astype(np.float32)
+
+# %% ../nbs/components/01b_scanner.ipynb #b2c3d4e5
+def vary_scanner(
+    rng: np.random.Generator,  # the subject's stream for it
+    scanner: dict,  # from `sample_scanner`
+    varied: tuple,  # of `VARIED`: "contrast", "image"
+) -> dict:  # the same, and `brightness` ((modality, tissue) -> factor) and `quality` (modality -> `Quality`)
+    "Draw a scanner for training that differs from usual ones by more than they do from each other."
+    factor = lambda sd: float(np.exp(rng.normal(0, sd)))
+    if "contrast" in varied:
+        spread = {"TR": 0.2, "TE": 0.2, "TI": 0.03}
+        old = scanner["settings"]
+        settings = {m: {k: v * factor(spread[k]) for k, v in old[m].items()} for m in ("flair", "t1", "t2")}
+        if rng.random() < 0.5:  # prepared by an inversion, as most hospitals' T1 is: grey matter far darker
+            settings["t1"] = dict(TR=rng.uniform(1800, 2500), TE=rng.uniform(3, 5), TI=rng.uniform(850, 1100))
+        settings["t1ce"] = settings["t1"]
+        brightness = {(m, k): np.float32(factor(0.08)) for m in MODALITIES for k in HEALTHY}
+        scanner = scanner | dict(settings=settings, brightness=brightness)
+    if "image" in varied:
+        draw = lambda: Quality(bias=rng.uniform(0, 0.2), noise=rng.uniform(0.3, 2.5), blur=rng.uniform(0.3, 1.3))
+        scanner = scanner | dict(quality={m: draw() for m in MODALITIES})
+    return scanner

@@ -56,7 +56,7 @@ class ScanSet:
             made = Phantoms(**self.phantoms)
             how = dict(made.tasks())[id]
             places = phantom_places(made.how, how["index"], None)  # thinned, where `every` says so
-            phantom = make_phantom(how["kind"], made.seed, how["index"], places, twin=False)
+            phantom = make_phantom(how["kind"], made.seed, how["index"], places, False, tuple(made.varied))
             return Case.from_phantom(phantom, modalities=self.modalities)
         case = Case.load(next(p for p in self.paths() if p.name == id))
         case.volumes = {m: v for m, v in case.volumes.items() if m in self.modalities}

@@ -256,7 +256,7 @@ def check_plan(plan: Plan, out: Path) -> None:
         old = dict(json.loads(record.read_bytes()))
         old["recipe"] = {RENAMED.get(k, k): v for k, v in old["recipe"].items()}
         for heads in ("learn", "calibrate", "test"):
-            old["recipe"][heads] = {"every": 1} | old["recipe"][heads]  # plans older than `Phantoms.every`
+            old["recipe"][heads] = {"every": 1, "varied": []} | old["recipe"][heads]  # of older plans
     except (ValueError, TypeError, KeyError, AttributeError, OSError, RecursionError) as e:
         raise ValueError(f"cannot go on in {out}: its plan.json is damaged; choose another folder") from e
     if change := first_difference(old, decided):

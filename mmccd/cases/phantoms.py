@@ -1,6 +1,6 @@
 """Phantoms as data: written in BraTS layout, or prepared in place of a folder of cases."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mmccd.anatomy import GRID, KINDS, VERSION
+from mmccd.anatomy import GRID, KINDS, VARIED, VERSION
 from mmccd.files import (
     PATIENCE,
     folder_lock,
@@ -40,6 +40,7 @@ class Phantoms:
         seed: of all randomness.
         whole: make whole heads, not the wanted slices alone.
         every: of each whole head make only the places that lie so far apart, the first at `index % every`; 1 to 31.
+        varied: what differs between heads by more than usual, of `mmccd.anatomy.VARIED`.
     """
 
     healthy: int = 0
@@ -50,27 +51,31 @@ class Phantoms:
     seed: int = 0
     whole: bool = False
     every: int = 1
+    varied: Sequence[str] = ()
 
     @property
     def how(self) -> dict[str, Any]:
         """How they are made, as the recipe of a store keeps it (`records.PhantomRecipe`)."""
         thinned = {"every": self.every} if self.every > 1 else {}
-        return {"version": VERSION, "seed": self.seed, "whole": self.whole or bool(thinned)} | thinned
+        varied = {"varied": sorted({*self.varied})} if self.varied else {}
+        return {"version": VERSION, "seed": self.seed, "whole": self.whole or bool(thinned)} | thinned | varied
 
     def tasks(self) -> list[tuple[str, dict[str, Any]]]:
         """Return the name of each subject, and its origin: kind and index.
 
         Raises:
-            ValueError: if there is none, or `every` leaves hardly a slice of a head.
+            ValueError: if there is none, `every` leaves hardly a slice of a head, or something else cannot be varied.
         """
         if not 1 <= self.every <= MOST_APART:
             raise ValueError(f"Phantoms can be made of every slice to every {MOST_APART}st, got every {self.every}.")
+        if unknown := set(self.varied) - set(VARIED):
+            raise ValueError(f"Phantoms cannot vary {', '.join(sorted(unknown))}; choose from {', '.join(VARIED)}.")
         wanted = [(kind, i) for kind in KINDS for i in range(getattr(self, kind))]
         if not wanted:
             raise ValueError(
                 "There is nothing to prepare: ask for at least one phantom, such as healthy=1 (--healthy 1)."
             )
-        return [(phantom_id(kind, self.seed, i), {"kind": kind, "index": i}) for kind, i in wanted]
+        return [(phantom_id(kind, self.seed, i, tuple(self.varied)), {"kind": kind, "index": i}) for kind, i in wanted]
 
 
 def phantom_places(how: dict[str, Any], index: int, slices: range | None) -> range | None:

@@ -225,7 +225,7 @@ def load_source(source: Source, recipe: Recipe) -> Case:
         return case
     how, slices = recipe["phantom"], recipe["slices"] and range(recipe["slices"][0], recipe["slices"][1] + 1)
     wanted = phantom_places(how, source["index"], slices)
-    subject = make_phantom(source["kind"], how["seed"], source["index"], wanted, twin=False)
+    subject = make_phantom(source["kind"], how["seed"], source["index"], wanted, False, tuple(how.get("varied", ())))
     return Case.from_phantom(subject, modalities=recipe["modalities"])
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from annotated_types import Ge, Le, Len
 from typing_extensions import TypedDict
 
-from mmccd.anatomy import GRID, MODALITIES
+from mmccd.anatomy import GRID, MODALITIES, VARIED
 from mmccd.errors import display_name
 from mmccd.files import LOCK, PART, user_path
 from mmccd.intensity import check_method
@@ -48,6 +48,7 @@ class PhantomRecipe(TypedDict):
     seed: Natural
     whole: bool
     every: NotRequired[Annotated[int, Ge(2), Le(GRID[2])]]
+    varied: NotRequired[Annotated[list[Literal[VARIED]], Len(1, len(VARIED))]]  # type: ignore[not-a-type]
 
 
 class StoredRecipe(TypedDict):

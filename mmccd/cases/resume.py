@@ -45,7 +45,10 @@ def check_recipe(old: Recipe, new: Recipe, place: Place) -> None:
     def words(key: str, value: Any) -> str:
         if key != "phantom":
             return f"{key.replace('_', '-')} {json.dumps(value)}"
-        return "of scans" if value is None else f"of phantoms ({', '.join(f'{k} {v}' for k, v in value.items())})"
+        if value is None:
+            return "of scans"
+        facts = (f"{k} {' and '.join(v) if isinstance(v, list) else v}" for k, v in value.items())
+        return f"of phantoms ({', '.join(facts)})"
 
     for key in new:
         if key != "mmccd" and old.get(key) != new[key]:

@@ -87,6 +87,14 @@ class PrepareOptions(Options):
             "head (index modulo N); brightness is measured over these. Many heads for little time.",
         ),
     ] = 1
+    varied: Annotated[
+        str,
+        typer.Option(
+            metavar="WHAT",
+            help="What differs between phantom heads by more than usual, so that networks work on scanners they never "
+            "saw: anatomy, contrast, image, or several of them.",
+        ),
+    ] = ""
     subjects: Subjects = None
     jobs: Annotated[
         int,
@@ -104,7 +112,7 @@ def source(options: PrepareOptions) -> Any:
         ValueError: if phantoms are wanted of a place that is not the word phantom.
     """
     counts = {k: getattr(options, k) for k in ("healthy", "glioma", "ms", "infarct")}
-    made = any(counts.values()) or options.whole or options.every > 1
+    made = any(counts.values()) or options.whole or options.every > 1 or bool(options.varied)
     if options.raw != "phantom" and made:
         raise ValueError(
             f"{options.raw} is not the word phantom, but phantoms are asked for: put phantom in its place, "
@@ -114,7 +122,8 @@ def source(options: PrepareOptions) -> Any:
         return options.raw
     from mmccd.cases.phantoms import Phantoms
 
-    return Phantoms(**counts, seed=options.seed, whole=options.whole, every=options.every)
+    varied = parse_list(options.varied)
+    return Phantoms(**counts, seed=options.seed, whole=options.whole, every=options.every, varied=varied)
 
 
 def print_store(result: dict[str, Any], json: str = "") -> int:

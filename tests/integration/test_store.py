@@ -93,8 +93,8 @@ def test_whole_heads_and_parts(tmp_path):
     heads = []
     with mock.patch(
         "mmccd.cases.prepare.make_phantom",
-        side_effect=lambda kind, seed, i, slices, twin: (
-            heads.append(slices) or make_phantom(kind, seed, i, slices or range(76, 84), twin=twin)
+        side_effect=lambda kind, seed, i, slices, *more: (
+            heads.append(slices) or make_phantom(kind, seed, i, slices or range(76, 84), *more)
         ),
     ):
         for whole in (False, True):
@@ -129,6 +129,26 @@ def test_every_nth_place_of_whole_heads(tmp_path):
     for other in (Phantoms(healthy=3, every=30, seed=3), Phantoms(healthy=3, whole=True, seed=3)):
         assert "every 31), not of phantoms" in sentence(prepare, other, tmp_path / "few", **options)
     assert "every 31st, got every 40" in sentence(prepare, Phantoms(healthy=1, every=40), tmp_path / "no", **options)
+
+
+def test_heads_that_differ_more_than_usual(tmp_path):
+    "Their store says so, and is not gone on with by usual ones; what is in it are those heads."
+    options = dict(size=32, slices=range(78, 80), modalities=["t1"], progress=False)
+    varied = Phantoms(healthy=1, every=2, seed=3, varied=("image", "anatomy"))
+    done = prepare(varied, tmp_path / "s", **options)
+    store = SliceStore(tmp_path / "s")
+    assert store.ids == ["phantom1-healthy-s3-000-anatomy-image"]
+    assert store.recipe["phantom"]["varied"] == ["anatomy", "image"]
+    assert prepare(varied, tmp_path / "s", **options)["kept"] == done["new"] == 1
+    usual = Phantoms(healthy=1, every=2, seed=3)
+    assert "varied anatomy and image), not of phantoms (" in sentence(prepare, usual, tmp_path / "s", **options)
+    prepare(usual, tmp_path / "usual", **options)
+    a, b = (SliceStore(tmp_path / n).dataset().batch([0]) for n in ("s", "usual"))
+    assert not torch.equal(a["t1"], b["t1"])
+    wrong = Phantoms(healthy=1, varied=("colour",))
+    said = "Phantoms cannot vary colour; choose from anatomy, contrast, image."
+    assert said in sentence(prepare, wrong, tmp_path / "no", **options)
+    assert not (tmp_path / "no").exists()
 
 
 def test_values(raw, tmp_path):

@@ -146,7 +146,7 @@ def test_a_plan_of_an_older_version(tmp_path):
     write_or_check_plan(plan, tmp_path)
     kept = json.loads((tmp_path / "plan.json").read_text())
     assert set(RENAMED.values()) < set(asdict(plan.recipe)) == set(kept["recipe"])
-    assert kept["recipe"]["learn"].pop("every") == 1  # older than that, too
+    assert [kept["recipe"]["learn"].pop(k) for k in ("every", "varied")] == [1, []]  # older than these, too
     kept["recipe"] = {new.get(k, k): v for k, v in kept["recipe"].items()}
     (tmp_path / "plan.json").write_text(json.dumps(kept))
     write_or_check_plan(plan, tmp_path)

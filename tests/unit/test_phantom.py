@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mmccd import phantom
-from mmccd.anatomy import AFFINE, GRID, KINDS, MODALITIES, VERSION
+from mmccd.anatomy import AFFINE, GRID, KINDS, MODALITIES, VARIED, VERSION
 from mmccd.cases.phantoms import write_phantom
 from mmccd.phantom import join_slabs, make_phantom, make_slab
 from mmccd.scanner import HEALTHY
@@ -50,6 +50,27 @@ def test_twin_differs_only_where_the_lesion_is(subjects, kind):
         changed = abs(p.volumes[m] - p.twin[m]) > 0.02 * p.twin[m].max()
         assert changed[p.labels > 0].mean() > 0.5 or m in ("t1", "t1ce")
         assert changed[~near].mean() < 0.002
+
+
+@pytest.mark.parametrize("what", [*VARIED, "all"])
+def test_a_varied_head_is_another_one(subjects, what):
+    "Made of the same streams: its slices do not depend on each other either, and each kind of change is only that."
+    varied = VARIED if what == "all" else (what,)
+    p = make_phantom("glioma", seed=3, index=1, slices=SLICES, varied=varied)
+    usual, alone = subjects["glioma"], make_phantom("glioma", 3, 1, SLICES[1:], varied=varied[::-1])
+    assert p.id == alone.id == "-".join([usual.id, *varied])
+    assert all((p.volumes[m][:, :, 1:] == alone.volumes[m]).all() for m in MODALITIES)
+    assert ((p.tissue == usual.tissue).all(), (p.brain == usual.brain).all()) == ("anatomy" not in varied,) * 2
+    assert (p.scanner["settings"] == usual.scanner["settings"]) == ("contrast" not in varied)
+    assert ("quality" in p.scanner) == ("image" in varied)
+    assert all((p.volumes[m] != usual.volumes[m]).any() for m in MODALITIES)
+    for v in (*p.volumes.values(), *p.twin.values()):
+        assert ((v > 0) == p.brain).all()
+
+
+def test_what_cannot_be_varied_is_refused():
+    with pytest.raises(ValueError, match="cannot vary age of a phantom; choose from anatomy, contrast, image"):
+        make_phantom("healthy", slices=SLICES, varied=("age",))
 
 
 def test_lesions_are_bright_on_flair_against_the_twin():
@@ -98,7 +119,7 @@ def test_slabs_join_to_the_same_voxels(subjects):
 
 def test_a_head_is_made_a_few_centimetres_at_a_time(monkeypatch):
     made = []
-    monkeypatch.setattr(phantom, "make_slab", lambda kind, seed, index, slices, twin: made.append(slices))
+    monkeypatch.setattr(phantom, "make_slab", lambda kind, seed, index, slices, twin, varied: made.append(slices))
     monkeypatch.setattr(phantom, "join_slabs", len)
     assert make_phantom("glioma") == len(made)
     assert [z for slices in made for z in slices] == list(range(155))
