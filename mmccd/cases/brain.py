@@ -130,7 +130,7 @@ def brain_mask(volumes: Mapping[str, np.ndarray], name: object = "the case") -> 
         raise ValueError(f"Cannot find the brain of {name}: every voxel is 0; check the image.")
     if np.count_nonzero(mask) > 0.99 * mask.size:
         where = f" in {' and '.join(full)}" if full and len(volumes) > 1 else ""
-        reason = f"its background is not 0{where}; remove the skull first (skull stripping)"
+        reason = f"its background is not 0{where}; remove the skull first (mmccd strip)"
         raise ValueError(f"Cannot find the brain of {name}: {reason}.")
     box = box_of(mask)
     pieces, n = ndimage.label(mask[box].T)
@@ -156,7 +156,7 @@ def check_brain(mask: np.ndarray, affine: np.ndarray, name: object = "the case")
     ml, box = np.count_nonzero(mask) * abs(np.linalg.det(affine[:3, :3])) / 1000, mask[box_of(mask)]
     if ml > MOST_ML:
         reason = f"what differs from the background has {ml:.0f} ml, more than any brain"
-        todo = "remove the skull first (skull stripping), set the background to 0, and check the voxel size"
+        todo = "remove the skull first (mmccd strip), set the background to 0, and check the voxel size"
         raise ValueError(f"Cannot find the brain of {name}: {reason}; {todo}.")
     if not ml:
         return []
@@ -167,7 +167,9 @@ def check_brain(mask: np.ndarray, affine: np.ndarray, name: object = "the case")
         notes.append(f"only {ml:.3g} ml were taken for brain, less than a head has; check image and voxel size")
     area = np.count_nonzero(mask, (0, 1)).max() * np.linalg.norm(np.cross(affine[:3, 0], affine[:3, 1])) / 100
     if area > MOST_AREA:
-        notes.append(f"up to {area:.0f} square centimetres of a slice were taken for brain; is the skull removed?")
+        notes.append(
+            f"up to {area:.0f} square centimetres of a slice were taken for brain; is the skull removed (mmccd strip)?"
+        )
     if min(box.shape) > 1 and box.mean() > MOST_BOX:
         notes.append(f"what was taken for brain fills {box.mean():.0%} of its box; is the background one value?")
     return notes

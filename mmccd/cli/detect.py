@@ -56,6 +56,13 @@ class DetectOptions(Options):
             "all of them, and those of another scan that has the name of a CASE.",
         ),
     ] = False
+    strip: Annotated[
+        bool,
+        typer.Option(
+            "--strip",
+            help="Remove the skulls first, as mmccd strip does, into a folder beside DIR that ends in -stripped.",
+        ),
+    ] = False
     median: Annotated[
         int,
         typer.Option(metavar="N", help="Post-processing: median of the map over N x N x N voxels, N odd; 0 is none."),
@@ -79,6 +86,18 @@ class DetectOptions(Options):
 def command_for_record(options: DetectOptions) -> str:
     """Return the command line without what has no influence on a case's result: the same result, the same record."""
     return command_line(replace(options, out=Path("OUT"), skip_existing=False, overwrite=False, json=""))
+
+
+def strip_first(options: DetectOptions) -> DetectOptions:
+    """Return the options with cases, healthy ones too, whose skulls are removed, where that is asked for."""
+    if not options.strip:
+        return options
+    from mmccd.cases.strip import strip_cases
+
+    beside = options.out.with_name(options.out.name + "-stripped")
+    cases = strip_cases(options.cases, beside, options.input.lower(), progress=True)
+    healthy = strip_cases(options.healthy, beside, options.input.lower(), progress=True) if options.healthy else None
+    return replace(options, cases=cases, healthy=healthy)
 
 
 def infer_modality(paths: Sequence[str | Path]) -> str:
@@ -161,10 +180,12 @@ def detect(options: DetectOptions) -> int:
 
     post = PostProcess(options.median, options.erode, options.smallest)  # refuses here, before the work
     detector, name = pick_detector(options.weights, input, options.cases)
+    made_by_command = command_for_record(options)
     if hasattr(detector, "show_progress"):
         detector.show_progress = sys.stderr.isatty()  # type: ignore[bad-argument-type]  no tensor
     detector.to(device)
     with interrupted_as("stopped; finished cases are kept, go on with --skip-existing"):
+        options = strip_first(options)
         if options.healthy:
             recalibrate(detector, options.healthy, input or None, post, seed=options.seed, progress=True)
         if note := threshold_note(detector, post):
@@ -180,7 +201,7 @@ def detect(options: DetectOptions) -> int:
             overwrite=options.overwrite,
             progress=True,
             post=post,
-            command=command_for_record(options),
+            command=made_by_command,
         )
     put_json(result, options.json)
     calibrated = (detector.calibration or {}).get("notes", ()) if options.healthy else ()
