@@ -63,6 +63,12 @@ class DetectOptions(Options):
             help="Remove the skulls first, as mmccd strip does, into a folder beside DIR that ends in -stripped.",
         ),
     ] = False
+    viewer: Annotated[
+        bool,
+        typer.Option(
+            "--viewer", help="Also write a notebook into DIR, viewer.ipynb, that shows the results in NiiVue (3-D)."
+        ),
+    ] = False
     median: Annotated[
         int,
         typer.Option(metavar="N", help="Post-processing: median of the map over N x N x N voxels, N odd; 0 is none."),
@@ -85,7 +91,7 @@ class DetectOptions(Options):
 
 def command_for_record(options: DetectOptions) -> str:
     """Return the command line without what has no influence on a case's result: the same result, the same record."""
-    return command_line(replace(options, out=Path("OUT"), skip_existing=False, overwrite=False, json=""))
+    return command_line(replace(options, out=Path("OUT"), skip_existing=False, overwrite=False, viewer=False, json=""))
 
 
 def strip_first(options: DetectOptions) -> DetectOptions:
@@ -210,4 +216,12 @@ def detect(options: DetectOptions) -> int:
     wanted = {id for id, _ in find_cases(options.cases)}  # the folder may hold others from an earlier run
     made_by = name + f" on {result['input']}" * ("+" not in result["input"]) + f", map after: {post}" * bool(post)
     cases = [c for c in result["cases"] if c["id"] in wanted]
-    return print_cases(cases, options.out, made_by, quiet=options.json == "-")
+    code = print_cases(cases, options.out, made_by, quiet=options.json == "-")
+    done = [c["id"] for c in cases if c["status"] != "failed"]
+    if options.viewer and done:
+        from mmccd.detection.viewer import write_viewer
+
+        notebook = write_viewer(options.out, done)
+        if options.json != "-":
+            show(f"jupyter lab {notebook} shows them in three dimensions")
+    return code
