@@ -30,7 +30,7 @@ def find(nb):
             if m := re.search(r"^# Check (\d+)\b", c.source, re.M):
                 at(m[1]).check = c.python
             continue
-        for n in re.findall(r"\*\*Exercise (\d+)\.\*\*", c.source):
+        for n in re.findall(r"\*\*Exercise (\d+)(?: \([^)]+\))?\.\*\*", c.source):
             at(n)
         for n, body in re.findall(r"<details>\s*<summary>Answer (\d+)</summary>(.*?)</details>", c.source, re.S):
             code = re.search(r"^```python\n(.*?)^```", body, re.S | re.M)
@@ -39,9 +39,11 @@ def find(nb):
 
 
 def namespace(nb):
-    "What an exercise may use: the chapter's module, and the imports of its `#| hide` cells."
-    names = dict(vars(importlib.import_module(f"mmccd.{nb.module}"))) | {"__name__": "exercise"}
-    for c in (c for c in nb.code if "hide" in c.directives):
+    "What an exercise may use: the chapter's module and the imports of its `#| hide` cells; in a lesson all imports."
+    lesson = nb.room == "course"
+    names = {} if lesson else dict(vars(importlib.import_module(f"mmccd.{nb.module}")))
+    names["__name__"] = "exercise"
+    for c in (c for c in nb.code if lesson or "hide" in c.directives):
         imports = [n for n in c.tree.body if isinstance(n, (ast.Import, ast.ImportFrom))]
         exec(compile(ast.Module(imports, []), nb.name, "exec"), names)
     return names

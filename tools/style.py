@@ -1,7 +1,8 @@
 """The limits of our notebooks as functions: each takes a Notebook and yields plain sentences that name the cell.
 
 `ANY` holds the rules for every notebook, `COMPONENT` those for the chapters in nbs/components/, which define a
-module, and `GUIDE` those for nbs/guides/, which use the package; `problems(path)` applies what fits."""
+module, `GUIDE` those for nbs/guides/, which use the package, and `LESSON` those for nbs/course/; `problems(path)`
+applies what fits."""
 
 import ast
 import io
@@ -10,13 +11,15 @@ import re
 import tokenize
 from pathlib import Path
 
-ANY, COMPONENT, GUIDE = {}, {}, {}
+ANY, COMPONENT, GUIDE, LESSON = {}, {}, {}, {}
 FUNCTION, CLASS, OTHER = 40, 80, 20  # lines of a cell with an exported function, an exported class, anything else
 MODULE = 300  # exported lines of a chapter that are neither blank nor comment
 COLUMNS = 120
 TESTED, PROSE = 1 / 3, 0.7  # share of the code cells with a test; Markdown cells for each code cell
 KILOBYTES = 300
 GUIDE_CELLS = 25
+LESSON_LINES = 150  # of code that a student reads: neither blank nor comment, without what is hidden and the checks
+KINDS = ("warm-up", "equation", "break it", "open")  # of the exercises of a lesson, one of each in this order
 DEFS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
@@ -91,6 +94,11 @@ def guides(nbs):
     return sorted(Path(nbs).glob("guides/*.ipynb"))
 
 
+def lessons(nbs):
+    "The notebooks of the course, in order."
+    return sorted(Path(nbs).glob("course/*.ipynb"))
+
+
 def rule(book):
     def register(function):
         book[function.__name__] = function
@@ -102,7 +110,7 @@ def rule(book):
 def problems(path):
     "What is wrong with the notebook at `path`: a list of sentences, each starting with its name."
     nb = Notebook(path)
-    rules = ANY | {"components": COMPONENT, "guides": GUIDE}.get(nb.room, {})
+    rules = ANY | {"components": COMPONENT, "guides": GUIDE, "course": LESSON}.get(nb.room, {})
     return [f"{nb.name}: {sentence}" for check in rules.values() for sentence in check(nb)]
 
 
@@ -469,3 +477,50 @@ def guide_is_short(nb):
     for c in nb.code:
         if c.length > OTHER:
             yield f"{c} has {c.length} lines, more than {OTHER}"
+
+
+# ---- lessons
+
+
+@rule(LESSON)
+def lesson_has_its_form(nb):
+    yield from guide_starts_with_a_title(nb)
+    yield from guide_exports_nothing(nb)
+    if not re.match(r"\d\d_[a-z_]+$", nb.name):
+        yield "must be called NN_name"
+    if not any(re.search(r"\bNext\b.*\]\([^)]+\)", c.source) for c in nb.markdown[-2:]):
+        yield "does not end with a Next link"
+    if "glossary.md#" not in nb.prose:
+        yield "links no term to the glossary"
+
+
+@rule(LESSON)
+def lesson_is_short(nb):
+    read = [c for c in nb.code if "hide" not in c.directives and not re.search(r"^# Check \d", c.source, re.M)]
+    lines = [line.strip() for c in read for line in c.python.splitlines()]
+    count = sum(bool(line) and not line.startswith("#") for line in lines)
+    if count > LESSON_LINES:
+        yield f"has {count} lines of code to read, more than {LESSON_LINES}"
+    for c in nb.code:
+        if c.length > OTHER:
+            yield f"{c} has {c.length} lines, more than {OTHER}"
+
+
+@rule(LESSON)
+def lesson_explains_itself(nb):
+    yield from prose_keeps_up(nb)
+
+
+@rule(LESSON)
+def lesson_has_its_exercises(nb):
+    from exercises import find
+
+    kinds = re.findall(r"\*\*Exercise \d+ \(([^)]+)\)\.\*\*", nb.prose)
+    if tuple(kinds) != KINDS:
+        yield f"has the exercises {', '.join(kinds) or 'none'}; wanted, in this order: {', '.join(KINDS)}"
+    for e in find(nb):
+        wanted = ("start",) if kinds[e.number - 1 : e.number] == ["open"] else ("start", "check", "answer")
+        yield from (f"exercise {e.number} has no {part}" for part in wanted if not getattr(e, part))
+        lines = [line for line in e.answer.splitlines() if line.strip()]
+        if "answer" in wanted and e.answer and len(lines) < 3:
+            yield f"the answer of exercise {e.number} has {len(lines)} lines only"

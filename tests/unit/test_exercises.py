@@ -27,6 +27,15 @@ def test_exercises(path):
     assert not sentences, "\n" + "\n".join(f"{nb.name}: {s}" for s in sentences)
 
 
+@pytest.mark.parametrize("path", style.lessons(ROOT / "nbs"), ids=lambda p: p.stem)
+def test_exercises_of_a_lesson(path):
+    "Those that have a check; the open one has none."
+    nb = style.Notebook(path)
+    names = exercises.namespace(nb)
+    sentences = [s for e in exercises.find(nb) if e.check for s in exercises.problems(e, names)]
+    assert not sentences, "\n" + "\n".join(f"{nb.name}: {s}" for s in sentences)
+
+
 # ---- the check of the checks
 
 

@@ -11,6 +11,7 @@ NOTEBOOKS = sorted((ROOT / "nbs").rglob("*.ipynb"))
 NOTEBOOKS = [p for p in NOTEBOOKS if ".ipynb_checkpoints" not in p.parts]
 CHAPTERS = style.components(ROOT / "nbs")
 GUIDES = style.guides(ROOT / "nbs")
+LESSONS = style.lessons(ROOT / "nbs")
 
 
 def name(o):
@@ -42,6 +43,12 @@ def test_chapter(path, rule):
 @pytest.mark.parametrize("path", GUIDES, ids=name)
 def test_guide(path, rule):
     complain(path, style.GUIDE[rule])
+
+
+@pytest.mark.parametrize("rule", style.LESSON)
+@pytest.mark.parametrize("path", LESSONS, ids=name)
+def test_lesson(path, rule):
+    complain(path, style.LESSON[rule])
 
 
 def complain(path, rule):
