@@ -59,6 +59,23 @@ def chapter(name="toy"):
     return [*cells, ("markdown", "Next: [the toy again](index.ipynb)")]
 
 
+def lesson():
+    "The cells' sources of a lesson: (kind, source) pairs."
+    answer = ANSWER.replace("def triple(x): return 3 * x", "def triple(x):\n    y = 3 * x\n    return y")
+    cells = [
+        ("markdown", "# 1. Toy\n\n> A lesson that shows the form\n\nA [number](glossary.md#number)."),
+        ("code", "import math"),
+    ]
+    for n, kind in enumerate(("warm-up", "equation", "break it", "open"), 1):
+        cells += [
+            ("markdown", f"**Exercise {n} ({kind}).** Triple a number."),
+            ("code", EXERCISE.format(n=n)),
+        ]
+        if kind != "open":
+            cells += [("code", CHECK.format(n=n)), ("markdown", answer.format(n=n))]
+    return [*cells, ("markdown", "Next: [the toy again](index.ipynb)")]
+
+
 def notebook(cells):
     "A notebook as nbdev writes it, from (kind, source) pairs."
     made = [

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import exercises
 import pytest
 import style
 import toy_chapter
@@ -202,6 +203,52 @@ def test_a_guide_uses_and_does_not_define(tmp_path):
     found = style.problems(toy(tmp_path, file="toy", room="guides"))
     assert any("a guide uses the package" in s for s in found)
     assert any("more than 25" in s for s in found)
+
+
+BROKEN_LESSON = {
+    "no_title": (replace("# 1. Toy", "1. Toy"), "cell 0 must be Markdown"),
+    "exports": (add("#| export\ny = 1"), "a guide uses the package"),
+    "no_next": (replace("Next:", "Then:"), "Next link"),
+    "no_term": (replace("glossary.md#number", "index.ipynb"), "links no term to the glossary"),
+    "long": (
+        lambda nb: [add("y = 1\n" * 19)(nb) or add("Why.", "markdown")(nb) for _ in range(8)],
+        "lines of code to read, more than 150",
+    ),
+    "long_cell": (add("y = 1\n" * 21), "has 21 lines, more than 20"),
+    "little_prose": (lambda nb: [add("y = 1")(nb) for _ in range(9)], "fewer than 0.7"),
+    "no_open_one": (without("Exercise 4"), "has the exercises warm-up, equation, break it; wanted"),
+    "no_check": (replace("# Check 2", "# Look"), "exercise 2 has no check"),
+    "short_answer": (replace("    y = 3 * x\n    return y", "    return 3 * x"), "has 2 lines only"),
+}
+
+
+def toy_lesson(folder, change=lambda nb: None, file="01_toy"):
+    nb = toy_chapter.notebook(toy_chapter.lesson())
+    change(nb)
+    toy_chapter.write(folder / "course" / "index.ipynb", toy_chapter.notebook([("markdown", "# Index")]))
+    (folder / "course" / "glossary.md").write_text("### number\n")
+    return toy_chapter.write(folder / "course" / f"{file}.ipynb", nb)
+
+
+def test_a_good_lesson_passes(tmp_path):
+    assert style.problems(toy_lesson(tmp_path)) == []
+    hidden = "#| hide\n" + "y = 1\n" * 19
+    assert style.problems(toy_lesson(tmp_path, lambda nb: [add(hidden)(nb) or add("Why.", "markdown")(nb)] * 8)) == []
+
+
+@pytest.mark.parametrize("what", BROKEN_LESSON)
+def test_each_limit_of_a_lesson_can_fail(tmp_path, what):
+    change, words = BROKEN_LESSON[what]
+    found = style.problems(toy_lesson(tmp_path, change))
+    assert any(words in sentence for sentence in found), found
+
+
+def test_the_answers_of_a_lesson_are_executed(tmp_path):
+    nb = style.Notebook(toy_lesson(tmp_path))
+    found, names = exercises.find(nb), exercises.namespace(nb)
+    assert "math" in names
+    assert [bool(e.check) for e in found] == [True, True, True, False]
+    assert [s for e in found if e.check for s in exercises.problems(e, names)] == []
 
 
 def test_notest_fails(tmp_path):
