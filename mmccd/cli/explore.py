@@ -94,7 +94,17 @@ class ExploreOptions(Options):
             show_default=False,
         ),
     ] = None
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="With --save: replace such files in DIR.")] = False
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write a page that needs nothing else, with every strip, step and map of the slice, and end.",
+            show_default=False,
+        ),
+    ] = None
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="With --save or --html: replace such files that are there.")
+    ] = False
 
 
 def view_fields(options: ExploreOptions) -> dict[str, Any]:
@@ -180,6 +190,23 @@ def save_pictures(explorer: "Explorer", view: "View", out: Path, options: Explor
         show(f"{explorer.describe(view)}\n{', '.join(files.values())} in {out}")
 
 
+def save_page(explorer: "Explorer", view: "View", options: ExploreOptions) -> None:
+    """Write the page of a slice, with a progress bar, and report it as text or JSON."""
+    from tqdm import tqdm
+
+    from mmccd.explorer.page import write_page
+
+    assert options.html
+    with tqdm(desc="predict", unit="evaluation", disable=None) as bar:
+        explorer.on_evaluation = lambda key: bar.update()
+        path = write_page(explorer, view, options.html, options.overwrite)
+    megabytes = path.stat().st_size / 1e6
+    report = {"subject": explorer.subject.case.id, "view": asdict(view), "words": explorer.describe(view)}
+    put_json(report | {"file": str(path), "megabytes": round(megabytes, 2)}, options.json)
+    if options.json != "-":
+        show(f"{path}, {megabytes:.1f} MB: open it in a browser, with or without a network")
+
+
 def open_page(url: str, browser: bool, folder: Path) -> None:
     """Print the address of the page, and open it where a browser is wanted, by way of a file in a private folder."""
     import webbrowser
@@ -197,10 +224,14 @@ def open_page(url: str, browser: bool, folder: Path) -> None:
 def explore(options: ExploreOptions) -> None:
     """Hide a part, watch a network predict it: a page with controls."""
     check_json(options)
-    if options.json and not options.save:
-        raise ValueError("--json reports what was saved: give --save DIR too")
-    port = 0 if options.save else check_server(options.how, options.port)
+    if options.save and options.html:
+        raise ValueError("--save writes pictures and --html a page: give one of them")
+    if options.json and not (options.save or options.html):
+        raise ValueError("--json reports what was saved: give --save DIR or --html FILE too")
+    port = 0 if options.save or options.html else check_server(options.how, options.port)
     explorer, fields = open_explorer(options)
+    if options.html:
+        return save_page(explorer, explorer.first_view(**fields), options)
     if options.save:
         return save_pictures(explorer, explorer.first_view(**fields), options.save, options)
     arguments = {"weights": str(explorer.weights), "device": options.device, "out": os.getcwd()} | fields
