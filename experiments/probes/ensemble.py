@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from evidence import Job, in_parallel
 from probes.scans import ScanSet, all_cases, describe_sets
 
+from mmccd.anatomy import MODALITIES
 from mmccd.cases.case import Case
 from mmccd.cases.grid import protocol_slices
 from mmccd.detection.maps import map_slices, region_for, translation_maps
@@ -70,25 +72,30 @@ def make_map(case: Case, ensemble: Ensemble, name: str, slices: list[int]) -> to
 
 def needs(name: str) -> set[str]:
     """The modalities that a map is made of."""
-    modalities = name.split("-")[1:]
+    modalities = [m for m in name.split("-") if m in MODALITIES]
     return set(modalities) if name.startswith(TRANSLATE) else {modalities[0]}
 
 
 def measure(s: ScanSet, id: str, names: list[str], every: int, file: Path) -> Path:
-    """Make the maps of one case, unless that was done before, and keep them inside the brain."""
+    """Make the maps of one case, those that were not made before, and keep them inside the brain."""
     torch.set_num_threads(1)
     ensemble = Ensemble()
-    about = repr([(n, fingerprint(ensemble.member(n))) for n in names] + [every])
-    if file.exists() and str(np.load(file)["about"]) == about:
+    wanted = {n: fingerprint(ensemble.member(n)) for n in names}
+    old = dict(np.load(file)) if file.exists() else {}
+    before = json.loads(str(old.get("about", "{}")))
+    if before == {"every": every, "maps": wanted}:
         return file
     case = s.load(id)
     slices, best = chosen_slices(case, every)
     brain = case.brain_slices(slices)
-    kept: dict[str, Any] = {"about": about, "protocol": np.repeat(slices, brain.flatten(1).sum(1)) == best}
+    protocol = np.repeat(slices, brain.flatten(1).sum(1)) == best
+    kept: dict[str, Any] = {"about": json.dumps({"every": every, "maps": wanted}), "protocol": protocol}
     if case.lesion is not None:
         kept["lesion"] = case.lesion_slices(slices)[brain].numpy()
+    known = before.get("maps", {}) if before.get("every") == every else {}
     for name in (n for n in names if needs(n) <= case.volumes.keys()):
-        kept[name] = make_map(case, ensemble, name, slices)[brain].numpy().astype(np.float32)
+        same = name in old and known.get(name) == wanted[name]
+        kept[name] = old[name] if same else make_map(case, ensemble, name, slices)[brain].numpy().astype(np.float32)
     file.parent.mkdir(parents=True, exist_ok=True)
     with open(file.with_suffix(".part"), "wb") as part:
         np.savez(part, **kept)

@@ -25,7 +25,7 @@ class ScanSet:
     Attributes:
         title: For tables.
         phantoms: Arguments of `Phantoms`; empty for real scans.
-        folder: Pattern of the cases' folders below the root of the scans.
+        folder: Patterns of the cases' folders below the root of the scans, with a space between two.
         only: Names of those folders, where not all count.
         source: Where they come from, and their terms.
         labels: Who drew the lesions: "expert", "automatic", "made" of phantoms, "none" of healthy people.
@@ -43,7 +43,8 @@ class ScanSet:
     def paths(self) -> list[Path]:
         """The folders of real cases; none where the root is not named."""
         root = os.environ.get(ROOT)
-        found = sorted(p for p in Path(root).glob(self.folder) if p.is_dir()) if root and self.folder else []
+        patterns = self.folder.split() if root else []
+        found = [p for each in patterns for p in sorted(Path(root or "").glob(each)) if p.is_dir()]
         return [p for p in found if not self.only or p.name in self.only]
 
     def ids(self) -> list[str]:
