@@ -27,8 +27,8 @@ class CheckOptions(Options):
 
 def check_case(id: str, path: str | Path) -> dict[str, Any]:
     """Return `id`, `modalities`, `notes` (what is odd) and `error`: why it cannot be used, or None."""
-    from mmccd.cases.alignment import cut_off, shifted_modalities
     from mmccd.cases.case import Case
+    from mmccd.cases.oddities import oddities
     from mmccd.detection.maps import region_for
     from mmccd.detector import load_detector
     from mmccd.errors import format_error
@@ -38,7 +38,7 @@ def check_case(id: str, path: str | Path) -> dict[str, Any]:
         case = Case.load(path)
         for m in case.volumes:
             case.normalised(m)  # refuses a brain without contrast
-        case.notes += cut_off(case.brain, case.affine) + shifted_modalities(case.volumes, case.brain, case.affine)
+        case.notes += oddities(case)
         region_for(load_detector("dae-flair"), case)  # the field of view of all packaged networks
         found |= {"modalities": list(case.volumes), "notes": case.notes}
     except (ValueError, OSError) as error:

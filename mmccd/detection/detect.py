@@ -7,10 +7,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mmccd.cases.alignment import cut_off, shifted_modalities
 from mmccd.cases.case import Case
 from mmccd.cases.grid import voxel_size
 from mmccd.cases.names import find_cases
+from mmccd.cases.oddities import oddities
 from mmccd.detection.calibration import UNPROCESSED
 from mmccd.detection.inputs import choose_input, input_of
 from mmccd.detection.maps import anomaly_volume, member_maps
@@ -132,7 +132,7 @@ def attempt(
         if kept:
             return {**results.state.records[id]["case"], "status": "skipped"}
         case = Case.load(path, input.split("+"))
-        case.notes += cut_off(case.brain, case.affine) + shifted_modalities(case.volumes, case.brain, case.affine)
+        case.notes += oddities(case)
         found = detect_case(case, detector, input, seed, batch_size, post)
         if read_sources(path, input) != sources:
             raise file_error(path, "it changed while it was read", "run again")
