@@ -322,6 +322,7 @@ def is_test(cell):
 
 
 @rule(COMPONENT)
+@rule(LESSON)
 def prose_keeps_up(nb):
     if len(nb.markdown) < PROSE * len(nb.code):
         yield f"{len(nb.markdown)} Markdown cells for {len(nb.code)} code cells, fewer than {PROSE} for each"
@@ -458,12 +459,14 @@ def undocumented(cell, owner, found, comments):
 
 
 @rule(GUIDE)
+@rule(LESSON)
 def guide_starts_with_a_title(nb):
     if not nb.cells or nb.cells[0].kind != "markdown" or not re.match(r"# \S.*\n\n?> \S", nb.cells[0].source):
         yield 'cell 0 must be Markdown that starts "# Name" and then "> one-line subtitle"'
 
 
 @rule(GUIDE)
+@rule(LESSON)
 def guide_exports_nothing(nb):
     for c in nb.code:
         if c.exported or "default_exp" in c.directives:
@@ -474,6 +477,11 @@ def guide_exports_nothing(nb):
 def guide_is_short(nb):
     if len(nb.cells) > GUIDE_CELLS:
         yield f"has {len(nb.cells)} cells, more than {GUIDE_CELLS}"
+
+
+@rule(GUIDE)
+@rule(LESSON)
+def guide_cells_are_short(nb):
     for c in nb.code:
         if c.length > OTHER:
             yield f"{c} has {c.length} lines, more than {OTHER}"
@@ -484,8 +492,6 @@ def guide_is_short(nb):
 
 @rule(LESSON)
 def lesson_has_its_form(nb):
-    yield from guide_starts_with_a_title(nb)
-    yield from guide_exports_nothing(nb)
     if not re.match(r"\d\d_[a-z_]+$", nb.name):
         yield "must be called NN_name"
     if not any(re.search(r"\bNext\b.*\]\([^)]+\)", c.source) for c in nb.markdown[-2:]):
@@ -501,14 +507,6 @@ def lesson_is_short(nb):
     count = sum(bool(line) and not line.startswith("#") for line in lines)
     if count > LESSON_LINES:
         yield f"has {count} lines of code to read, more than {LESSON_LINES}"
-    for c in nb.code:
-        if c.length > OTHER:
-            yield f"{c} has {c.length} lines, more than {OTHER}"
-
-
-@rule(LESSON)
-def lesson_explains_itself(nb):
-    yield from prose_keeps_up(nb)
 
 
 @rule(LESSON)

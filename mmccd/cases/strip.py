@@ -106,6 +106,7 @@ def run_stripper(stripper: Stripper, path: PathLike[str] | str, folder: Path) ->
     volume, grid = read_volume(path)
     image, out, mask = folder / "head.nii.gz", folder / "brain.nii.gz", folder / stripper.mask
     write_nifti(volume, grid, image)
+    mask.unlink(missing_ok=True)  # of a modality on another grid
     names = {"IN": image.name, "OUT": out.name, "MASK": mask.name}
     words = [program_path(stripper.program) or stripper.program, *(names.get(w, w) for w in stripper.options)]
     done = subprocess.run(words, cwd=folder, capture_output=True, text=True, errors="replace")

@@ -2,12 +2,10 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
-
-import typer
+from typing import Any, ClassVar
 
 from mmccd.cli.app import command
-from mmccd.cli.options import Options, put_json, show
+from mmccd.cli.options import Cases, Options, put_json, show
 from mmccd.runtime import counted, say
 
 
@@ -19,10 +17,7 @@ class CheckOptions(Options):
     result: ClassVar[frozenset[str]] = frozenset(("checked",))
     has_more: ClassVar[bool] = False
 
-    cases: Annotated[
-        list[Path],
-        typer.Argument(metavar="CASE...", help="Folders of cases, folders with cases in them, or NIfTI files."),
-    ]
+    cases: Cases
 
 
 def check_case(id: str, path: str | Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """`mmccd detect`: map, segmentation and report of each case."""
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import typer
 
 from mmccd.cli.app import command, command_line, interrupted_as
-from mmccd.cli.options import Device, Input, Options, Seed, put_json, show
+from mmccd.cli.options import Cases, Device, Input, Options, Seed, put_json, show
+from mmccd.files import user_path
 from mmccd.registry import packaged_methods, packaged_name
 from mmccd.runtime import counted, pick_device, say
 
@@ -24,10 +26,7 @@ class DetectOptions(Options):
     command: ClassVar[str] = "detect"
     result: ClassVar[frozenset[str]] = frozenset(("fingerprint", "cases"))
 
-    cases: Annotated[
-        list[Path],
-        typer.Argument(metavar="CASE...", help="Folders of cases, folders with cases in them, or NIfTI files."),
-    ]
+    cases: Cases
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the results; made where missing.")]
     weights: Annotated[
         str,
@@ -100,7 +99,8 @@ def strip_first(options: DetectOptions) -> DetectOptions:
         return options
     from mmccd.cases.strip import strip_cases
 
-    beside = options.out.with_name(options.out.name + "-stripped")
+    out = Path(os.path.abspath(user_path(options.out)))  # "." has no name
+    beside = out.with_name(out.name + "-stripped")
     cases = strip_cases(options.cases, beside, options.input.lower(), progress=True)
     healthy = strip_cases(options.healthy, beside, options.input.lower(), progress=True) if options.healthy else None
     return replace(options, cases=cases, healthy=healthy)

@@ -23,6 +23,10 @@ Json = Annotated[
     ),
 ]
 
+Cases = Annotated[
+    list[Path], typer.Argument(metavar="CASE...", help="Folders of cases, folders with cases in them, or NIfTI files.")
+]
+
 Subjects = Annotated[
     Path | None,
     typer.Option(

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 import typer
 
 from mmccd.cli.app import command, interrupted_as
-from mmccd.cli.options import Options, put_json, show
+from mmccd.cli.options import Cases, Options, put_json, show
 from mmccd.runtime import counted
 
 
@@ -19,10 +19,7 @@ class StripOptions(Options):
     result: ClassVar[frozenset[str]] = frozenset(("stripped",))
     has_more: ClassVar[bool] = False
 
-    cases: Annotated[
-        list[Path],
-        typer.Argument(metavar="CASE...", help="Folders of cases, folders with cases in them, or NIfTI files."),
-    ]
+    cases: Cases
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the cases without skull; made where missing.")]
 
 

@@ -136,7 +136,7 @@ def test_a_program_that_fails_leaves_nothing(tmp_path, run, install, how, words)
     assert not any(tmp_path.glob("o/*"))
 
 
-def test_detect_strips_first(tmp_path, run, install):
+def test_detect_strips_first(tmp_path, run, install, monkeypatch):
     "Into a folder beside the results, which a second run finds again."
     calls = install("hd-bet")
     write_head(tmp_path / "heads" / "a")
@@ -151,5 +151,9 @@ def test_detect_strips_first(tmp_path, run, install):
         ~nib.load(tmp_path / "out-stripped" / "a" / "a_flair.nii.gz").get_fdata().astype(bool)
     ].any()
     assert stripped.brain.mean() < 0.9
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")  # a folder that is not named
+    assert run(*words[:-1], ".", "--strip")[0] == 0
+    assert (tmp_path / "here-stripped" / "a").is_dir()
     code, out, _ = run(*words, "--strip", "--skip-existing")
-    assert (code, "(kept)" in out, len(calls())) == (0, True, 1)
+    assert (code, "(kept)" in out, len(calls())) == (0, True, 2)
