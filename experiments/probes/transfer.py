@@ -28,12 +28,10 @@ class Trial:
     """One training.
 
     Attributes:
-        method: As `mmccd train` calls it.
         varied: What differs between its heads by more than usual; empty: nothing.
         train: Options of `mmccd train` in place of those that all have.
     """
 
-    method: str
     varied: str = ""
     train: str = ""
 
@@ -63,6 +61,11 @@ class Options:
     window: int
 
 
+def method_of(name: str) -> str:
+    """The method of a trial or of packaged weights, as `mmccd train` calls it: its name begins with it."""
+    return name.split(",")[0]
+
+
 def store_of(trial: Trial, work: Path) -> Path:
     """Where its training heads are."""
     return work / f"heads-{trial.varied.replace(',', '-') or 'usual'}.zarr"
@@ -75,8 +78,8 @@ def train(trial: Trial, name: str, o: Options, work: Path) -> Path:
     record = run / "train.json"
     known = json.loads(record.read_text()) if record.exists() else {}
     if known.get("status") != "done":
-        options = " ".join([o.options[trial.method], o.train, trial.train])  # the last of an option counts
-        run_command(f"mmccd train {trial.method} '{store}' {options} --out '{run}'" + " --resume" * bool(known))
+        options = " ".join([o.options[method_of(name)], o.train, trial.train])  # the last of an option counts
+        run_command(f"mmccd train {method_of(name)} '{store}' {options} --out '{run}'" + " --resume" * bool(known))
     return run
 
 
@@ -88,7 +91,7 @@ def score_case(s: ScanSet, id: str, folders: dict[str, Path], o: Options) -> dic
     brain, truth = case.brain_slices([best]), case.lesion_slices([best])
     scores = {}
     for name, folder in folders.items():
-        for v in o.variants[name.split(",")[0]]:
+        for v in o.variants[method_of(name)]:
             input = v.split("-")[0]
             if input in case.volumes:
                 d = variant(load_detector(folder), v)
