@@ -12,11 +12,11 @@ from matplotlib.colors import to_rgb
 from numpy.typing import ArrayLike
 from PIL import Image, ImageDraw, ImageFont
 
-from mmccd.viz import FOUND, OKABE_ITO, TRUTH, WRONG
+from mmccd.viz import FOUND, HIDDEN, TRUTH, WRONG
 
 GREYS, HOT, SHADES = 96, 96, 16  # palette entries: greys, the heat scale, and the shades of each overlay colour
 WHITE = GREYS - 1
-OVERLAYS = {"hidden": OKABE_ITO["orange"], "found": FOUND, "wrong": WRONG, "truth": TRUTH}
+OVERLAYS = {"hidden": HIDDEN, "found": FOUND, "wrong": WRONG, "truth": TRUTH}
 TITLE, NOTE, HEADER, FOOTER, GAP = 24, 19, 36, 62, 8  # pixels: letters, and the space around a picture
 
 
