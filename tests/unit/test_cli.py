@@ -22,7 +22,19 @@ from mmccd.cli.train import TrainOptions
 pytestmark = pytest.mark.usefixtures("quick_reports")
 
 
-COMMANDS = ["phantom", "check", "strip", "prepare", "train", "detect", "evaluate", "benchmark", "demo", "explore"]
+COMMANDS = [
+    "phantom",
+    "check",
+    "strip",
+    "prepare",
+    "train",
+    "detect",
+    "evaluate",
+    "benchmark",
+    "demo",
+    "explore",
+    "class-pack",
+]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -32,7 +44,7 @@ def test_help(run, command):
     assert "How many of these" not in out
     assert code == 0
     assert not err
-    assert "--seed" in out or command in ("check", "strip")
+    assert "--seed" in out or command in ("check", "strip", "class-pack")
     assert "--json" in out
     assert f"Usage: mmccd {command}" in out
 
