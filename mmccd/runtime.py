@@ -6,7 +6,8 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
 from types import FrameType
 
 from mmccd.errors import display_name
@@ -134,6 +135,44 @@ def duration(seconds: float) -> str:
         if seconds >= 1.5 * size:
             return f"{seconds / size:.1f} {unit}"
     return f"{seconds:.0f} s"
+
+
+CGROUPS = (  # files with the limit of a container's or a job's memory and with what it uses: version 2, version 1
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+)
+
+
+def free_memory() -> float:
+    """Return how many bytes this process may still take, as far as the system says: 4e9 where it says nothing.
+
+    Where a container or a cluster's job has a limit of its own, that counts.
+    """
+    with suppress(OSError, ValueError, IndexError):
+        text = Path("/proc/meminfo").read_text()
+        free = float(text.split("MemAvailable:")[1].split()[0]) * 1024
+        for limit, used in CGROUPS:
+            with suppress(OSError, ValueError):  # "max" where there is none
+                free = min(free, float(Path(limit).read_text()) - float(Path(used).read_text()))
+        return max(free, 0.0)
+    return 4e9
+
+
+@contextmanager
+def cpu_threads(n: int) -> Iterator[None]:
+    """Let PyTorch compute with `n` threads inside; with one, results do not depend on how many cores there are."""
+    import torch
+
+    if n == 1:
+        with single_thread():
+            yield
+        return
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 _single_threaded: Counter[int] = Counter()  # how often each thread is inside `single_thread`

@@ -189,21 +189,28 @@ def without_labels(
 
 
 class Batches:
-    "The batches from step `start` on, as (step, piece, batch)."
+    "The pieces of the batches from step `start` on, as (step, piece, batch); all may be iterated, or any one taken."
 
     def __init__(
         self,
         data,  # has `len` and `batch(indices)`
         config,  # a `TrainConfig`
         start=0,  # first step
+        ranks=1,  # processes that share each batch; it has `ranks * accumulate` pieces
     ):
-        self.data, self.config, self.start = data, config, start
+        self.data, self.config, self.start, self.pieces = data, config, start, ranks * config.accumulate
+        if config.batch_size % self.pieces:
+            batch = f"a batch of {counted(config.batch_size, 'slice')}"
+            raise ValueError(f"{batch} cannot be shared by {self.pieces} equal pieces: choose a multiple")
+
+    def __getitem__(self, k):
+        "Piece number `k` of all that there are from step 0 on; it depends on nothing else, whoever asks for it."
+        step, piece = divmod(k, self.pieces)
+        indices = batch_indices(len(self.data), self.config, step)[piece :: self.pieces]
+        return step, piece, without_labels(self.data.batch(indices))
 
     def __iter__(self):
-        for step in range(self.start, self.config.steps):
-            indices = batch_indices(len(self.data), self.config, step)
-            for piece in range(self.config.accumulate):
-                yield step, piece, without_labels(self.data.batch(indices[piece :: self.config.accumulate]))
+        return (self[k] for k in range(self.start * self.pieces, self.config.steps * self.pieces))
 
 # %% ../nbs/components/07_training_loop.ipynb #505f34dd
 def lr_factor(

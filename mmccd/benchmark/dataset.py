@@ -68,15 +68,17 @@ def make_stores(plan: Plan, jobs: int = 1, progress: bool = True) -> None:
 def load_training_data(plan: Plan) -> tuple[SliceDataset, SliceDataset]:
     """Healthy slices to train on, and those of other subjects to validate on."""
     s, (input, target) = plan.scans, plan.pairs[0]
-    split = {"train_list": s.train_list, "val_list": s.val_list, "subjects": s.subjects} if s else {}
+    train_list, val_list, subjects = (s.train_list, s.val_list, s.subjects) if s else (None, None, None)
     return store_data(
         store_paths(plan)["learn"],
         input,
         target,
         val=plan.recipe.val,  # lists, where there are some, say it instead
+        train_list=train_list,
+        val_list=val_list,
         seed=plan.seed,
         modalities=plan.modalities,
-        **split,
+        subjects=subjects,
     )
 
 

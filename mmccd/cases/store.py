@@ -25,9 +25,9 @@ from mmccd.cases.records import (
 )
 from mmccd.cases.subjects import read_subjects
 from mmccd.errors import display_name, format_error
-from mmccd.runtime import counted
+from mmccd.runtime import counted, free_memory
 
-IN_MEMORY = 2e9  # bytes that in_memory="auto" is ready to keep
+IN_MEMORY = 0.5  # share of the free memory that in_memory="auto" is ready to fill
 
 
 class Row(NamedTuple):
@@ -113,7 +113,7 @@ class SliceStore:
             modalities: one or several; None takes all.
             tumour_free: only slices without lesion.
             min_brain: square centimetres of brain a slice needs.
-            in_memory: keep all slices in memory; "auto" does so where they take no more than `IN_MEMORY` bytes.
+            in_memory: keep all slices in memory; "auto" does so where they take at most half of what is free.
 
         Raises:
             ValueError: if the store lacks a case or modality, does not know where lesions are, or no slice is left.
@@ -231,7 +231,7 @@ class SliceDataset:
         self.nbytes = len(rows) * recipe["size"] ** 2 * (2 * len(modalities) + 2)
         self.arrays: dict[str, list[Any]] = {}
         self.kept: tuple[np.ndarray, np.ndarray] | None = None
-        if in_memory is True or (in_memory == "auto" and self.nbytes <= IN_MEMORY):
+        if in_memory is True or (in_memory == "auto" and self.nbytes <= IN_MEMORY * free_memory()):
             self.kept = self.read(range(len(rows)))
 
     @property
@@ -241,6 +241,10 @@ class SliceDataset:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave open arrays behind: a process that reads ahead opens its own."""
+        return self.__dict__ | {"arrays": {}}
 
     def read(self, indices: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         """Read slices from the store, a case at a time.

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
 
 import typer
 
@@ -13,6 +13,8 @@ from mmccd.runtime import counted
 
 if TYPE_CHECKING:
     from mmccd.detector import Detector
+
+IN_MEMORY: dict[str, bool | Literal["auto"]] = {"auto": "auto", "yes": True, "no": False}
 
 
 def methods(paired: bool) -> list[Method]:
@@ -147,6 +149,27 @@ class TrainOptions(Options):
         int, typer.Option(min=0, help="Seed of all randomness (split, first weights, order): same seed, same result.")
     ] = 0
     device: Device = "auto"
+    in_memory: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|yes|no", help="Read all slices once and keep them; auto: where half of the free memory does."
+        ),
+    ] = "auto"
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="Processes that read slices ahead.  [default: none for slices in memory, else as the cores allow]",
+            show_default=False,
+        ),
+    ] = None
+    threads: Annotated[
+        int,
+        typer.Option(
+            min=1, metavar="N", help="Of the arithmetic on a CPU; with more than 1 the last digits depend on how many."
+        ),
+    ] = 1
 
 
 def detector_fields(options: TrainOptions) -> dict[str, Any]:
@@ -225,15 +248,16 @@ def train(options: TrainOptions) -> None:
     from mmccd.training.run import train as fit
     from mmccd.training_loop import OPTIONS, make_config
 
+    if options.in_memory not in IN_MEMORY:
+        raise ValueError(f"--in-memory is auto, yes or no, got {options.in_memory!r}")
     config = make_config(options.preset, **{k: getattr(options, k) for k in OPTIONS})
     first, fields = check_method(options), detector_fields(options)
     input, target = fields["input"], fields.get("target", "")
     pair = first.config.input, getattr(first.config, "target", "")
     cycle, other = (load_other(name, *pair) if name else None for name in (options.decoder, options.start))
     lists = options.train_list, options.val_list
-    data, val = store_data(
-        options.store, input, target, options.val, *lists, options.seed, fields["modalities"], options.subjects
-    )
+    chosen = options.seed, fields["modalities"], options.subjects, IN_MEMORY[options.in_memory]
+    data, val = store_data(options.store, input, target, options.val, *lists, *chosen)
     detector = new_detector(
         options.method, options.seed, **fields, **{k: data.recipe[k] for k in ("size", "fov", "normalisation")}
     )
@@ -244,7 +268,8 @@ def train(options: TrainOptions) -> None:
             load_frozen_decoder(cast(MMCCD, detector), cycle)
         if other:
             load_start(cast(MMCCD, detector), other)
-    record = fit(detector, data, val, options.out, config, options.resume, options.device)
+    reading = {"workers": options.workers, "threads": options.threads}
+    record = fit(detector, data, val, options.out, config, options.resume, options.device, **reading)
     put_json(record, options.json)
     if options.json != "-":
         print_run(options, record)

@@ -15,6 +15,7 @@ from mmccd.training.data import TrainingData
 from mmccd.training.fit import DetectorModule
 from mmccd.training.log import Row, log_text, sample_figure, save_sample
 from mmccd.training.progress import Progress, validations_left
+from mmccd.training.ranks import ALONE, Ranks
 from mmccd.training_loop import TrainConfig, converged, lr_factor, validate
 
 
@@ -27,10 +28,11 @@ class TrainingCallback(L.Callback):
         out: Folder of the run.
         val: Healthy slices to validate on.
         show: Show progress on standard error.
+        ranks: The processes that train together; the first one validates, logs and writes for all.
     """
 
-    def __init__(self, out: Path, val: TrainingData, show: bool) -> None:
-        self.out, self.val, self.show = out, val, show
+    def __init__(self, out: Path, val: TrainingData, show: bool, ranks: Ranks = ALONE) -> None:
+        self.out, self.val, self.show, self.ranks = out, val, show and ranks.is_first, ranks
         self.step = 0  # optimizer steps done
         self.rows: list[Row] = []  # of the log
         self.calibration: dict[str, Any] | None = None  # of the last validation
@@ -78,7 +80,8 @@ class TrainingCallback(L.Callback):
         self.progress = Progress(pl_module.config.steps, self.step, self.show)
         if not self.step:
             self.write_row(trainer, pl_module, validated=True)
-        trainer.should_stop = self.has_converged(pl_module.config)  # killed between its last checkpoint and its end
+        converged = self.has_converged(pl_module.config)  # killed between its last checkpoint and its end
+        trainer.should_stop = trainer.strategy.reduce_boolean_decision(converged, all=False)
         with suppress(ValueError):  # only the main thread may set signals
             for number in STOPPING:
                 if signal.getsignal(number) != signal.SIG_IGN:
@@ -98,6 +101,10 @@ class TrainingCallback(L.Callback):
 
     def write_row(self, trainer: L.Trainer, module: DetectorModule, validated: bool) -> None:
         """Add a line to the log, validating first if it is time, and write the log anew."""
+        module.share_losses()
+        if not self.ranks.is_first:
+            module.losses = []
+            return
         found = self.validate(module) if validated else {}
         c, losses = module.config, module.losses
         row: Row = {"step": self.step, "samples": self.step * c.batch_size}
@@ -115,11 +122,15 @@ class TrainingCallback(L.Callback):
             trainer.logger.log_metrics({k: v for k, v in self.rows[-1].items() if k != "step"}, self.step)
 
     def save_checkpoint(self, trainer: L.Trainer) -> None:
-        """Save a checkpoint, then make room."""
+        """Save a checkpoint, then make room; Lightning lets the first process write, and the others wait."""
+        pl_module = trainer.lightning_module
+        assert isinstance(pl_module, DetectorModule)
+        pl_module.share_losses()
         path = checkpoint_path(self.out, self.step)
         with explained_write_errors(self.out):
             trainer.save_checkpoint(path)
-            remove_older(self.out, path)
+            if self.ranks.is_first:
+                remove_older(self.out, path)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -135,10 +146,11 @@ class TrainingCallback(L.Callback):
         logged = due(c.log_every) or due(c.validate_every)
         if logged:
             self.write_row(trainer, pl_module, validated=due(c.validate_every))
-        stop = self.stop_requested or self.has_converged(c)  # decided once: a later signal is for the next step
+        # decided once and by all: a later signal is for the next step
+        stop = trainer.strategy.reduce_boolean_decision(self.stop_requested or self.has_converged(c), all=False)
         if due(c.checkpoint_every) or stop:
             self.save_checkpoint(trainer)
         if self.progress:
             validating = self.validation_seconds * validations_left(self.step, c.steps, c.validate_every)
-            self.progress.step(self.step, self.rows[-1] if logged else None, validating)
+            self.progress.step(self.step, self.rows[-1] if logged and self.rows else None, validating)
         trainer.should_stop = stop

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
     import torch
@@ -39,6 +39,7 @@ def store_data(
     seed: int = 0,
     modalities: Sequence[str] = (),
     subjects: str | Path | None = None,
+    in_memory: bool | Literal["auto"] = "auto",
 ) -> tuple[SliceDataset, SliceDataset]:
     """Healthy slices of a store to train on, and those of other subjects to validate on.
 
@@ -52,6 +53,7 @@ def store_data(
         seed: Of the split.
         modalities: Which to load; none means input and target.
         subjects: File that says who is who (see `cases.subjects.read_subjects`), beside what the store was told.
+        in_memory: Keep all slices in memory; "auto" does so where they take at most half of what is free.
 
     Raises:
         ValueError: The two modalities are the same, the lists or the split leave nothing to train or validate on, or
@@ -87,7 +89,8 @@ def store_data(
             raise ValueError(
                 f"no subject for {purpose} has a healthy slice: choose a larger --val, another --seed, or other lists"
             )
-        return slices.dataset(ids, list(modalities) or [m for m in (input, target) if m], tumour_free=True)
+        wanted = list(modalities) or [m for m in (input, target) if m]
+        return slices.dataset(ids, wanted, tumour_free=True, in_memory=in_memory)
 
     return healthy_part("train", "training"), healthy_part("val", "validation")
 

@@ -16,6 +16,7 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.plugins.io import CheckpointIO
+from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
@@ -24,6 +25,8 @@ from mmccd.detector import Detector
 from mmccd.runtime import STOPPING, derive_seed, kept_random_state
 from mmccd.training.checkpoint import ChecksummedCheckpointIO
 from mmccd.training.data import TrainingData
+from mmccd.training.loader import PieceLoader, workers_for
+from mmccd.training.ranks import ALONE, Ranks
 from mmccd.training_loop import PRECISIONS, Batches, TrainConfig, ema_average, lr_factor
 from mmccd.weights.renames import current_tensor_name
 
@@ -48,16 +51,26 @@ class DetectorModule(L.LightningModule):
         data: What to train on.
         config: All settings.
         about: What the run is, from `describe_run`; a checkpoint of another one is refused.
+        workers: Processes that read ahead; None leaves it to us.
+        ranks: The processes that train together.
     """
 
     def __init__(
-        self, detector: Detector, data: TrainingData, config: TrainConfig, about: dict[str, Any] | None = None
+        self,
+        detector: Detector,
+        data: TrainingData,
+        config: TrainConfig,
+        about: dict[str, Any] | None = None,
+        workers: int | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         super().__init__()
         self.detector, self.data, self.config, self.about = detector, data, config, about
+        self.workers, self.ranks = workers_for(data, workers), ranks
         self.grad_norm: Tensor | float = 0.0
         self.losses: list[Tensor] = []  # since the last line of the log
         self.ema = AveragedModel(detector, avg_fn=partial(ema_average, decay=config.ema))  # part of every checkpoint
+        self.ema.requires_grad_(False)
 
     @property
     def averaged(self) -> Detector:
@@ -66,8 +79,9 @@ class DetectorModule(L.LightningModule):
         assert isinstance(averaged, Detector)
         return averaged
 
-    def train_dataloader(self) -> Batches:
-        return Batches(self.data, self.config, self.trainer.global_step)
+    def train_dataloader(self) -> PieceLoader:
+        batches = Batches(self.data, self.config, self.trainer.global_step, self.ranks.world)
+        return PieceLoader(batches, self.workers, self.ranks.rank, self.ranks.world, self.device.type == "cuda")
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         c = self.config
@@ -93,6 +107,11 @@ class DetectorModule(L.LightningModule):
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
         self.ema.update_parameters(self.detector)
+
+    def share_losses(self) -> None:
+        """Make the losses since the last line of the log those of all processes together: their means."""
+        if self.ranks.world > 1 and self.losses:
+            self.losses = list(self.trainer.strategy.reduce(torch.stack(self.losses), reduce_op="mean"))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["losses"] = [v.item() for v in self.losses]
@@ -128,7 +147,7 @@ def quiet_lightning() -> Generator[None]:
                 signal.signal(number, handler)
 
 
-def make_trainer(out: Path, config: TrainConfig, device: str, callback: L.Callback) -> L.Trainer:
+def make_trainer(out: Path, config: TrainConfig, device: str, callback: L.Callback, ranks: Ranks = ALONE) -> L.Trainer:
     """Lightning's Trainer for a run: loop, device, precision and accumulation; all else is in `callback`.
 
     Args:
@@ -136,11 +155,23 @@ def make_trainer(out: Path, config: TrainConfig, device: str, callback: L.Callba
         config: All settings.
         device: cpu, cuda or mps.
         callback: A `TrainingCallback`.
+        ranks: The processes that train together.
     """
-    board = TensorBoardLogger(out, name="", version="tensorboard") if find_spec("tensorboard") else False
+    together: Any = {"devices": 1, "plugins": [LightningCheckpointIO(), LightningEnvironment()]}
+    if ranks.world > 1:  # some parts of a detector take no part in its loss
+        ddp = DDPStrategy(find_unused_parameters=True)
+        plugins = [LightningCheckpointIO(), ranks.environment]
+        together = {
+            "devices": ranks.world // ranks.nodes,
+            "num_nodes": ranks.nodes,
+            "strategy": ddp,
+            "plugins": plugins,
+        }
+    board = (
+        TensorBoardLogger(out, name="", version="tensorboard") if find_spec("tensorboard") and ranks.is_first else False
+    )
     return L.Trainer(
         accelerator={"cuda": "gpu"}.get(device, device),
-        devices=1,
         precision=PRECISIONS[config.precision],  # pyrefly: ignore[bad-argument-type]
         max_steps=config.steps,
         max_epochs=-1,
@@ -148,9 +179,9 @@ def make_trainer(out: Path, config: TrainConfig, device: str, callback: L.Callba
         callbacks=[callback],
         logger=board,
         default_root_dir=out,
-        plugins=[LightningCheckpointIO(), LightningEnvironment()],
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
+        **together,
     )

@@ -4,7 +4,7 @@ import copy
 import sys
 import time
 from collections.abc import Generator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,13 +13,14 @@ import torch
 from mmccd.detector import Detector
 from mmccd.errors import display_name
 from mmccd.files import folder_lock, hash_file, output_folder, write_atomic
-from mmccd.runtime import counted, derive_seed, evenly_spaced, kept_random_state, pick_device, say, single_thread
+from mmccd.runtime import counted, cpu_threads, derive_seed, evenly_spaced, kept_random_state, pick_device, say
 from mmccd.training.card import card
 from mmccd.training.checkpoint import checkpoint_step, explained_write_errors
 from mmccd.training.data import TrainingData, check_healthy, data_notes, subjects_of
 from mmccd.training.log import Row, curve_figure, log_text
+from mmccd.training.ranks import joined_ranks
 from mmccd.training.record import WEIGHTS, Record, describe_run, open_run, read_run, write_record
-from mmccd.training_loop import PRESETS, TrainConfig, validate, without_labels
+from mmccd.training_loop import PRESETS, Batches, TrainConfig, validate, without_labels
 
 if TYPE_CHECKING:
     from mmccd.training.callback import TrainingCallback
@@ -80,7 +81,7 @@ def opening_lines(
 
 
 def run_fit(module: "DetectorModule", callback: "TrainingCallback", device: str, checkpoint: Path | None) -> None:
-    """Let Lightning fit the module, from a checkpoint if there is one.
+    """Let Lightning fit the module, from a checkpoint if there is one; several processes do so together.
 
     Raises:
         KeyboardInterrupt: It was stopped before its last step; the message says where.
@@ -90,7 +91,7 @@ def run_fit(module: "DetectorModule", callback: "TrainingCallback", device: str,
     steps = module.config.steps
     try:
         with quiet_lightning():
-            make_trainer(callback.out, module.config, device, callback).fit(module, ckpt_path=checkpoint)
+            make_trainer(callback.out, module.config, device, callback, module.ranks).fit(module, ckpt_path=checkpoint)
     except SystemExit:  # how Lightning passes a KeyboardInterrupt on
         raise KeyboardInterrupt("stopped at once; go on with --resume") from None
     except Exception as e:
@@ -178,6 +179,21 @@ def locked_run_folder(out: str | Path) -> Generator[Path]:
             yield folder
 
 
+def begin(
+    out: Path, about: Record, data: TrainingData, val: TrainingData, config: TrainConfig, resume: bool, progress: bool
+) -> tuple[Path | None, Record]:
+    """Open the run and say what it begins with; returns the checkpoint to go on from, or None, and its record."""
+    checkpoint, record = open_run(out, about, resume)
+    if record["status"] == "done":
+        say(f"the training in {out} is done already")
+        return checkpoint, record
+    record |= {"notes": notes} if (notes := data_notes(data, val)) else {}
+    if progress:
+        lines = map(display_name, opening_lines(data, val, config, checkpoint, resume))
+        print(*lines, sep="\n", file=sys.stderr, flush=True)
+    return checkpoint, record
+
+
 def train(
     detector: Detector,
     data: TrainingData,
@@ -187,10 +203,13 @@ def train(
     resume: bool = False,
     device: str = "auto",
     progress: bool = True,
+    workers: int | None = None,
+    threads: int = 1,
 ) -> Record:
     """Train a copy of a detector; the run folder can be loaded with `Detector.from_pretrained`.
 
-    On a CPU, a run that was interrupted and resumed ends with the same weights, bit for bit, as one that was not.
+    On a CPU, a run that was interrupted and resumed ends with the same weights, bit for bit, as one that was not. Under
+    torchrun or srun all processes call this; they share each batch, and the first one writes.
 
     Args:
         detector: Has a `loss`. Training starts from its weights and leaves them as they are.
@@ -201,6 +220,8 @@ def train(
         resume: Go on with the run in `out`; starts it where there is none.
         device: auto, cpu, cuda or mps.
         progress: Show progress on standard error.
+        workers: Processes that read slices ahead; None: none for slices in memory, else as the cores allow.
+        threads: Of the arithmetic on a CPU; with more than one, the last digits depend on how many.
 
     Returns:
         The record of the run, as in train.json.
@@ -212,21 +233,23 @@ def train(
     """
     check_training(detector, data, val, config, device := pick_device(device))
     about = describe_run(detector, data, val, config)
-    with locked_run_folder(out) as out, single_thread() if device == "cpu" else nullcontext():
-        checkpoint, record = open_run(out, about, resume)
+    arithmetic = cpu_threads(threads) if device == "cpu" else nullcontext()
+    with joined_ranks(device) as ranks, ExitStack() as folder, arithmetic:
+        Batches(data, config, ranks=ranks.world)  # refuses a batch that cannot be shared
+        out = ranks.first_only(lambda: folder.enter_context(locked_run_folder(out)))
+        checkpoint, record = ranks.first_only(lambda: begin(out, about, data, val, config, resume, progress))
         if record["status"] == "done":
-            say(f"the training in {out} is done already")
             return record
-        record |= {"notes": notes} if (notes := data_notes(data, val)) else {}
-        if progress:
-            lines = map(display_name, opening_lines(data, val, config, checkpoint, resume))
-            print(*lines, sep="\n", file=sys.stderr, flush=True)
         from mmccd.training.callback import TrainingCallback
         from mmccd.training.fit import DetectorModule
 
-        module = DetectorModule(copy.deepcopy(detector), data, config, about)
-        callback = TrainingCallback(out, val, progress)
+        module = DetectorModule(copy.deepcopy(detector), data, config, about, workers, ranks)
+        callback = TrainingCallback(out, val, progress, ranks)
         run_fit(module, callback, device, checkpoint)
-        module.averaged.calibration = callback.calibration
-        callback.rows[-1] |= learn_expected_error(module.averaged, val, config, callback.step)
-        return finish(out, record, module.averaged, callback.rows, device)
+
+        def end() -> Record:
+            module.averaged.calibration = callback.calibration
+            callback.rows[-1] |= learn_expected_error(module.averaged, val, config, callback.step)
+            return finish(out, record, module.averaged, callback.rows, device)
+
+        return ranks.first_only(end)

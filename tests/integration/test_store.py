@@ -542,7 +542,7 @@ def test_batches_from_memory_and_from_the_store(raw, tmp_path):
     assert a.kept is not None
     assert b.kept is None
     assert store.dataset().kept is not None
-    with mock.patch("mmccd.cases.store.IN_MEMORY", a.nbytes - 1):
+    with mock.patch("mmccd.cases.store.free_memory", return_value=2 * a.nbytes - 1):
         assert store.dataset(tumour_free=False).kept is None
     rng = random.Random(0)
     for _ in range(10):
