@@ -1,5 +1,6 @@
 """The class pack: everything for a class without a network in one folder."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -41,13 +42,22 @@ def checkout() -> Path:
 
 
 def copy_lessons(root: Path, out: Path) -> None:
-    """Copy the notebooks with what they read and link to, laid out as in the repository."""
+    """Copy the notebooks with what they read and link to, laid out as in the repository.
+
+    Those of the course lose their outputs, or every guess would have its answer below it; the pages keep them.
+    """
     out.mkdir(parents=True)
     for source in (root / name for name in COPIED):
         if source.is_dir():
             shutil.copytree(source, out / source.name, ignore=LEFT_OUT)
         else:
             shutil.copy(source, out)
+    for path in lesson_files(out / "nbs" / "course"):
+        notebook = json.loads(path.read_text(encoding="utf-8"))
+        for cell in notebook["cells"]:
+            if cell["cell_type"] == "code":
+                cell |= {"outputs": [], "execution_count": None}
+        path.write_text(json.dumps(notebook, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
 def write_pages(nbs: Path, out: Path) -> list[Path]:

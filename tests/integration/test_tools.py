@@ -111,6 +111,20 @@ def project(tmp_path):
     return tmp_path
 
 
+def test_hidden_cells_and_checks_are_folded(project):
+    path = project / "nbs/index.ipynb"
+    nb = json.loads(path.read_text())
+    nb["cells"] += notebook([("code", "# Check 1\nprint(1)"), ("code", "x = 1")])["cells"]
+    nb["cells"][-1]["metadata"] = {"jupyter": {"source_hidden": True}}
+    write(path, nb)
+    assert any("index.ipynb" in line for line in in_sync.differences(project))
+    in_sync.regenerate(project)
+    cells = json.loads(path.read_text())["cells"]
+    folded = ["".join(c["source"]).split("\n")[0] for c in cells if c["metadata"].get("jupyter")]
+    assert folded == ["#| hide", "# Check 1"]
+    assert in_sync.differences(project) == []
+
+
 def test_in_sync(project):
     assert (project / "mmccd/toy.py").exists()
     assert in_sync.differences(project) == []
