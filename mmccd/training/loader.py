@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mmccd.training_loop import Batches
 
-MOST_WORKERS = 4  # that are started where nobody says how many
+MOST_WORKERS = 8  # that are started where nobody says how many
 PREFETCH = 4  # pieces that each of them has ready
 
 Piece = tuple[int, int, dict[str, torch.Tensor]]  # step, number of the piece in it, slices
