@@ -281,7 +281,7 @@ def draw_healthy(ax: Any, state: ScoresState) -> None:
     s, half = healthy_slices(), MOST_HEALTHY // 2
     box = crop_to(s.brain, 1)
     found = marked("", state.erode, state.smallest, state.threshold) if state.healthy else s.lesion
-    tiles = [np.ones((*v[box].shape, 3), np.float32) for v in s.image]
+    tiles = [np.full((*v[box].shape, 3), 0.93, np.float32) for v in s.image]
     for k in range(state.healthy):
         tiles[k] = compare(np.where(s.brain[k], s.image[k], -1)[box], found[k][box], s.lesion[k][box])
     tiles = [np.pad(t, ((0, 2), (0, 2), (0, 0)), constant_values=1) for t in tiles]

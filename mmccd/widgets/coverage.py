@@ -16,8 +16,8 @@ from mmccd.widgets.layout import fixed_axes
 
 SIZE, VOLUME = 64, 155  # pixels along a side of a slice, and slices of a whole head
 FAMILIES = {
-    "published": "strips from border to border",
-    "even": "strips that overhang the border",
+    "published": "strips from the border on",
+    "even": "strips over the border",
     "disjoint": "strips side by side",
     "blocks": "square blocks",
 }
@@ -125,7 +125,7 @@ def describe_masks(state: MasksState) -> str:
     return (
         f"Mask {state.shown} of {n} hides {100 * hidden[state.shown - 1]:.1f} % of the slice. {even} "
         f"One slice costs {n} × ({state.steps} + 1) = {cost(state):,} network evaluations ({state.steps} there, 1 "
-        f"back, for each mask), and a head of {VOLUME} slices {cost(state, VOLUME):,}."
+        f"back, for each mask), and a head of {VOLUME} slices costs {cost(state, VOLUME):,}."
     )
 
 

@@ -205,14 +205,14 @@ class ScoresPanel(LessonPanel[ScoresState]):
 
     def make_controls(self) -> Controls:
         """See `LessonPanel`."""
-        make = make_widget
+        make, pieces = make_widget, [(f"{n} pixel{'s' * (n != 1)}", n) for n in range(MOST_PIXELS + 1)]
         found = {
             "threshold": make(
                 "FloatSlider", "threshold", "threshold", min=0, max=THRESHOLDS[-1], step=0.01, readout_format=".2f"
             ),
             "oracle": make("Button", "oracle", "Go to the oracle (it uses the truth)", layout=BUTTON),
             "erode": make("SelectionSlider", "erode", "leave out rim", options=[(f"{v} mm", v) for v in EROSIONS]),
-            "smallest": make("IntSlider", "smallest", "smallest piece", min=0, max=MOST_PIXELS),
+            "smallest": make("SelectionSlider", "smallest", "smallest piece", options=pieces),
             "patient": make("Dropdown", "patient", "patient", options=list(PATIENTS)),
             "healthy": make("IntSlider", "healthy", "healthy slices", min=0, max=MOST_HEALTHY),
         }

@@ -169,8 +169,9 @@ class Verdict:
 
     The rule: let the look-alikes be the healthy tissues that are as bright as this tissue in the input, within
     `PhysicsState.alike`. Without a look-alike nothing is known ("unknown"). If a look-alike is as bright in the
-    target too, translation need not fail ("passes"). Otherwise it must ("fails"): whatever look-alike the translator
-    follows, the error is at least `gap`. Only pure tissues are compared; mixtures and the place in the head are not.
+    target too, translation need not fail ("passes"). Otherwise it must ("fails"): whichever look-alike the translator
+    takes it for, the error is at least `gap`. Only pure tissues are compared: no mixtures, no guess between two
+    look-alikes, and not the place in the head, from which a real network may tell more.
 
     Attributes:
         kind: "fails", "passes" or "unknown".
@@ -222,10 +223,15 @@ def describe_physics(state: PhysicsState) -> str:
         )
     others = [NAMES[k] for k in v.lookalikes[1:]]
     also = f" (and as {' and '.join(others)})" if others else ""
+    wrong = (
+        f"whichever it takes it for, its {b} is wrong by at least"
+        if others
+        else f"if it takes it for {name}, its {b} is wrong by"
+    )
     return (
         f"Must fail: in {a} this tissue is as bright as {name}{also}: {pair[state.input]}. In {b} it is not: "
         f"{pair[state.target]}. From its {a} brightness a translator that knows healthy brains only cannot tell them "
-        f"apart, so its {b} is wrong by at least {v.gap:.2f}."
+        f"apart; {wrong} {v.gap:.2f}."
     )
 
 
