@@ -5,6 +5,10 @@ from contextlib import contextmanager
 from io import BytesIO
 from typing import Any, ClassVar, Generic, TypeVar
 
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from PIL import Image
+
 from mmccd.explorer.controls import Controls, make_widget
 from mmccd.explorer.markup import KEEP_KEYS, message
 from mmccd.viz import Sheet
@@ -15,10 +19,13 @@ DPI = 100  # pixels per inch of the picture in the page
 STYLE = """<style>
 .x-lesson { container-type: inline-size; --jp-widgets-font-size: 14px }
 .x-lesson .x-picture { width: 100%; height: auto; max-width: 560px; max-height: none; object-fit: contain }
-.x-lesson .x-text .widget-html-content { font-size: 16px; line-height: 1.4; min-height: 112px; white-space: normal }
+.x-lesson .x-text .widget-html-content { font-size: 16px; line-height: 1.4; min-height: 158px; white-space: normal }
 .x-lesson .x-numbers .widget-html-content { font-size: 15px; line-height: 1.4 }
 .x-lesson .x-numbers :is(td, th) { padding: 1px 10px; text-align: right }
 </style>"""
+# ipywidgets gives a picture no text for screen readers; it stands there by the time this image has failed to load
+NAME_PICTURE = """<img src="data:," alt="" onerror="setTimeout(() => this.closest('.x-lesson').querySelectorAll(
+  'img.x-picture').forEach(i => { i.alt = 'Picture: the sentence that follows says what it shows' }), 500)">"""
 PLAIN_TEXT = (
     "A widget: run this cell in JupyterLab or Notebook 7 with mmccd[notebooks] installed. "
     "What it shows at first stands below as a picture."
@@ -36,9 +43,11 @@ def check_ipywidgets() -> None:
 
 
 def png_of(sheet: Sheet) -> bytes:
-    """A figure as a PNG file; little compression, since speed counts more here."""
-    out = BytesIO()
-    sheet.savefig(out, format="png", dpi=DPI, pil_kwargs={"compress_level": 1})
+    """A figure as a PNG file, drawn once (`savefig` may draw twice) and hardly compressed, since speed counts here."""
+    sheet.set_dpi(DPI)
+    canvas, out = FigureCanvasAgg(sheet), BytesIO()
+    canvas.draw()
+    Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3]).save(out, "png", compress_level=1)
     return out.getvalue()
 
 
@@ -132,19 +141,17 @@ class LessonPanel(Generic[State]):
             self.show(self.read())
 
     def _lay_out(self) -> Any:
-        """The picture and its words, and the controls beside them, or below where there is little room."""
+        """The picture, and beside it, or below where there is little room, its words and the controls."""
         from ipywidgets import HTML, HBox, Layout, VBox
 
         c, tight = self.controls, {"min_width": "0", "overflow": "hidden", "margin": "0 12px 0 0"}
-        shown = VBox(
-            [c[n] for n in ("picture", "text", "numbers")], layout=Layout(flex="1 1 360px", max_width="560px", **tight)
-        )
+        shown = VBox([c["picture"]], layout=Layout(flex="1 1 360px", max_width="560px", **tight))
         rows = [w for title, names in self.groups.items() for w in (HTML(f"<b>{title}</b>"), *(c[n] for n in names))]
-        moved = VBox(rows, layout=Layout(flex="1 1 300px", max_width="460px", **tight))
+        moved = VBox([c["text"], c["numbers"], *rows], layout=Layout(flex="1 1 300px", max_width="460px", **tight))
         keep = KEEP_KEYS.replace("x-explorer", "x-lesson")
         box = VBox(
             [
-                HTML(STYLE + keep, layout=Layout(display="none")),
+                HTML(STYLE + keep + NAME_PICTURE, layout=Layout(display="none")),
                 HBox([shown, moved], layout=Layout(flex_flow="row wrap")),
             ]
         )

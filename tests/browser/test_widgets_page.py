@@ -60,6 +60,7 @@ def test_they_run(lab):
     for name in NAMES:
         assert picture(lab, f".x-{name} .x-picture").std() > 10
         assert len(said(lab, name)) > 80
+        lab.locator(f".x-{name} img.x-picture[alt*=sentence]").wait_for()
 
 
 def test_brightness_is_the_scanners(lab):
@@ -95,6 +96,19 @@ def test_masks_are_counted(lab):
     n, steps = 2 * len(range(step - 2, 64, step)), int(reads(lab, "masks", "steps"))
     assert f"{n} × ({steps} + 1) = {n * (steps + 1):,} network evaluations" in text
     assert f"155 slices costs {155 * n * (steps + 1):,}." in text
+
+
+def test_play_goes_from_mask_to_mask(lab):
+    lab.locator(".x-masks .x-shown .noUi-handle").press("Home")
+    wait_until(lambda: said(lab, "masks").startswith("Mask 1 of"), 60, "the first mask")
+    seen = {1}
+    lab.locator(".x-masks .x-play button").first.click()
+    while max(seen) < 4:
+        seen.add(int(re.match(r"Mask (\d+) of", said(lab, "masks"))[1]))
+    lab.locator(".x-masks .x-play button").first.click()
+    wait_until(
+        lambda: said(lab, "masks").startswith(f"Mask {reads(lab, 'masks', 'shown')} of"), 60, "slider and sentence"
+    )
 
 
 def test_scores_are_those_of_scoring(lab):

@@ -218,7 +218,7 @@ def other_value(control):
     "A value that a control can say and does not say now."
     if hasattr(control, "options"):
         values = [o[1] if isinstance(o, tuple) else o for o in control.options]
-        return next(v for v in values if v not in (control.value, ""))
+        return next(v for v in reversed(values) if v not in (control.value, ""))
     return control.max if control.value != control.max else control.min
 
 
