@@ -21,7 +21,7 @@ PIXEL_ML = float(np.prod(SPACING)) / 1000
 DETECTOR, SEED = "cycle-flair-t2", 404  # none of the detector's training heads has this seed
 LESION_PLACES, HEALTHY_PLACES, HEALTHY_HEADS = range(60, 100, 8), range(62, 94, 4), 2
 PATIENTS = {  # label: kind and index of a phantom
-    "glioma": ("glioma", 1),
+    "glioma": ("glioma", 3),  # the patient of lesson 3
     "large glioma": ("glioma", 5),
     "infarct": ("infarct", 3),
     "MS plaques": ("ms", 5),

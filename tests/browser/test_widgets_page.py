@@ -114,7 +114,7 @@ def test_play_goes_from_mask_to_mask(lab):
 def test_scores_are_those_of_scoring(lab):
     text = press(lab, "scores", "threshold", "ArrowLeft")
     at = float(reads(lab, "scores", "threshold"))
-    s = lesion_slice(phantom_slices(make_phantom("glioma", 404, 1, range(60, 100, 8), twin=False), 64, ("flair",)))
+    s = lesion_slice(phantom_slices(make_phantom("glioma", 404, 3, range(60, 100, 8), twin=False), 64, ("flair",)))
     with torch.no_grad():
         anomaly = load_detector("cycle-flair-t2").anomaly_map(s["flair"], s["brain"])
     score, truth = anomaly[s["brain"]].numpy(), s["lesion"][s["brain"]].numpy()
