@@ -27,7 +27,7 @@ Power = Annotated[float, Gt(0), Le(4)]
 def evidence(
     a: Tensor,  # anomaly maps of slices that are all of one head (b 1 h w), >= 0
     brain: Tensor,  # bool (b 1 h w)
-    power: float = 0.25,  # of the ratio; below 1 it keeps a loud map from drowning the others
+    power: float = 0.25,  # of the ratio; below 1 it keeps a few large values from outweighing the other maps
 ) -> Tensor:  # (b 1 h w) >= 0, 1 where the map is at its median inside the brain, 0 outside
     "A map on the scale of its own head."
     if not brain.any():

@@ -66,7 +66,7 @@ class MMCCDConfig:
     modalities: Names = ()  # f and g each know all directed pairs of these; (): this pair alone
     unet: UNetConfig | str = "tiny"  # the network, or its size by name; size, `c_in`, `time`, `labels` are set here
     f_unet: UNetConfig | str | None = None  # the network of f, where it is not as g's
-    imagination: Imagination | str = Imagination()  # what f is given and asked for, or a name of `IMAGINATIONS`
+    imagination: Imagination | str = Imagination()  # what f is given, and its loss; or a name of `IMAGINATIONS`
     schedule: str = "linear"  # of the noise: "linear" as published, or "cosine"
     steps: Count = 1000  # of the schedule
     diffusion: bool = True  # False: a masked U-Net, which predicts in one go and takes no time step

@@ -28,7 +28,7 @@ LOSSES = {"everywhere": (0.0, 0.0), "hidden": (1.0, 0.0), "weighted": (0.9, 0.1)
 
 @dataclass(frozen=True)
 class Imagination:
-    "What f is given of a slice with a hidden part, and what it is asked for in training; by default as published."
+    "What f is given of a slice with a hidden part, and where its errors count in training; by default as published."
 
     hidden: str = "noise"  # what stands under the mask: "noise", "zeros", or "mean" of the visible brain
     channels: Names = ()  # what else it is given: "mask", "coordinates", outline of the "brain", fine "detail"
@@ -88,7 +88,7 @@ class MaskedTranslator(nn.Module):
         diffusion: bool = True,  # does it take a noisy target and its step?
         schedule: str = "linear",  # of the noise, a key of `diffusion.SCHEDULES`
         steps: int = 1000,  # of the schedule
-        imagination: Imagination = IMAGINATIONS["published"],  # what it is given, and what it is asked for
+        imagination: Imagination = IMAGINATIONS["published"],  # what it is given, and where its errors count
     ):
         super().__init__()
         self.diffusion, self.imagination, self.modalities = diffusion, imagination, 1

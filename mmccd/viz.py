@@ -4,10 +4,12 @@
 
 # %% auto #0
 __all__ = ['OKABE_ITO', 'FOUND', 'WRONG', 'MISSED', 'TRUTH', 'HIDDEN', 'STYLE', 'use_style', 'Sheet', 'to_images', 'contour',
-           'show_image', 'add_bar', 'empty_grid', 'show_rows', 'crop_to', 'overlay', 'compare', 'add_legend',
-           'show_panels', 'save_png']
+           'show_image', 'add_bar', 'title_height', 'empty_grid', 'write_row_title', 'show_rows', 'crop_to', 'overlay',
+           'compare', 'add_legend', 'show_panels', 'save_png']
 
 # %% ../nbs/components/00_viz.ipynb #f020b167
+import math
+import textwrap
 from io import BytesIO
 from pathlib import Path
 
@@ -146,18 +148,9 @@ def show_image(
         ax.set_title(title, fontsize=13, parse_math=False)
     if truth is not None:
         contour(ax, truth)
-    for name, x in (("R", 0.03), ("L", 0.97)) if sides else ():
-        ax.text(
-            x,
-            0.5,
-            name,
-            transform=ax.transAxes,
-            ha="left" if x < 0.5 else "right",
-            va="center",
-            fontsize=12,
-            color="white",
-            path_effects=[withStroke(linewidth=2.5, foreground="black")],
-        )
+    look = dict(va="center", fontsize=12, color="white", path_effects=[withStroke(linewidth=2.5, foreground="black")])
+    for name, x, side in (("R", 0.03, "left"), ("L", 0.97, "right")) if sides else ():
+        ax.text(x, 0.5, name, transform=ax.transAxes, ha=side, **look)
     return drawn
 
 # %% ../nbs/components/00_viz.ipynb #977d1f8b
@@ -174,38 +167,53 @@ def add_bar(
     extend = {(0, 0): "neither", (1, 0): "min", (0, 1): "max", (1, 1): "both"}[
         values.min() < low - 1e-6, values.max() > high + 1e-6
     ]
-    bar = sheet.colorbar(
-        drawn[0],
-        ax=list(axes),
-        location=where,
-        extend=extend,
-        ticks=[low, (low + high) / 2, high],
-        fraction=0.06,
-        pad=0.02,
-        aspect=14,
-    )
+    ticks, look = [low, (low + high) / 2, high], dict(fraction=0.06, pad=0.02, aspect=14)
+    bar = sheet.colorbar(drawn[0], ax=list(axes), location=where, extend=extend, ticks=ticks, **look)
     bar.ax.tick_params(labelsize=11)
     if label:
         bar.set_label(label, fontsize=12)
     return bar
 
 # %% ../nbs/components/00_viz.ipynb #66ce73d2
+def title_height(
+    titles,  # a text, a list of texts, or None; True is one line
+    first,  # inches for the first line
+) -> float:  # inches
+    "Return the room that titles need: a second line needs more."
+    titles = titles if isinstance(titles, (list, tuple)) else [titles] if titles else []
+    lines = max((str(t).count("\n") + 1 for t in titles), default=0)
+    return first * bool(lines) + 0.23 * max(lines - 1, 0)
+
+
 def empty_grid(
     rows,  # list of rows of arrays (h w ...)
     width,  # inches
-    titles,  # whether there is a line of column titles
-    title,  # a line above everything, or None
+    titles,  # the column titles, or True for one line of them, or None
+    title,  # above everything, or None
 ) -> tuple:  # the figure, its axes (rows, columns)
     "Make a figure with a panel for each picture."
     n = max(map(len, rows))
     panel = (width - 1.2) / n
-    height = sum(panel * r[0].shape[0] / r[0].shape[1] + 0.12 for r in rows) + 0.35 * titles + 0.45 * bool(title)
+    height = sum(panel * r[0].shape[0] / r[0].shape[1] + 0.12 for r in rows)
+    height += title_height(titles, 0.35) + title_height(title, 0.45)
     sheet = Sheet(width, height, title)
     grid = sheet.subplots(len(rows), n, squeeze=False)
     for row, axes in zip(rows, grid):
         for ax in axes[len(row) :]:
             ax.axis("off")
     return sheet, grid
+
+# %% ../nbs/components/00_viz.ipynb #write-row-title
+def write_row_title(
+    ax,  # the first panel of the row
+    text,  # the title
+    height,  # of the panel, inches
+):
+    "Write a title upright beside a panel, in as many lines as it needs to be no longer than the panel is high."
+    letters = int((height + 0.12) / 0.1)  # of 13 points
+    lines = [part for line in text.split("\n") for part in textwrap.wrap(line, letters, break_long_words=False)]
+    size = 13 * min(1, letters / max(map(len, lines), default=1))  # one long word: smaller letters
+    ax.set_ylabel("\n".join(lines), fontsize=size, parse_math=False)
 
 # %% ../nbs/components/00_viz.ipynb #da810af2
 def show_rows(
@@ -225,7 +233,7 @@ def show_rows(
     "Draw rows of slices, each row with its own fixed scale and colour bar."
     rows = [to_images(r) for r in rows]
     each = lambda v: v if isinstance(v, (list, tuple)) else [v] * len(rows)
-    sheet, grid = empty_grid(rows, width, bool(titles), title)
+    sheet, grid = empty_grid(rows, width, titles, title)
     settings = zip(rows, grid, *map(each, (vmin, vmax, cmap, label, truths)))
     for i, (row, axes, low, high, colours, name, outlines) in enumerate(settings):
         drawn = [
@@ -242,7 +250,7 @@ def show_rows(
             for j, (ax, p) in enumerate(zip(axes, row))
         ]
         if row_titles:
-            axes[0].set_ylabel(row_titles[i], fontsize=13, parse_math=False)
+            write_row_title(axes[0], row_titles[i], (width - 1.2) / grid.shape[1] * row[0].shape[0] / row[0].shape[1])
         if colorbar and row[0].ndim == 2:
             add_bar(sheet, drawn, axes, name)
     return sheet
@@ -307,8 +315,9 @@ def add_legend(
     handles = [Patch(facecolor=c, label=n) for n, c in names[: 3 if truth else 1]] + [
         Line2D([], [], color=TRUTH, label="truth")
     ] * truth
-    sheet.set_figheight(sheet.get_figheight() + 0.35)
-    sheet.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=12, frameon=False)
+    columns = next((n for n in (4, 2) if 1.33 * n <= sheet.get_figwidth()), 1)  # narrow: more lines
+    sheet.set_figheight(sheet.get_figheight() + 0.35 + 0.27 * (math.ceil(len(handles) / columns) - 1))
+    sheet.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=12, frameon=False)
     return sheet
 
 # %% ../nbs/components/00_viz.ipynb #187c2b10
@@ -321,7 +330,7 @@ def show_panels(
     panels = [dict(p) for p in panels]
     labels, images = [p.pop("label", None) for p in panels], [to_images([p["image"]])[0] for p in panels]
     height = width / len(panels) * max(p.shape[0] / p.shape[1] for p in images)
-    height += 0.3 + 0.4 * bool(title) + 0.6 * any(labels)
+    height += title_height([p.get("title") for p in panels], 0.3) + title_height(title, 0.4) + 0.6 * any(labels)
     sheet = Sheet(width, height, title)
     axes = sheet.subplots(1, len(panels), squeeze=False)[0]
     for ax, panel, label in zip(axes, panels, labels):

@@ -18,7 +18,7 @@ LAYERS = (
     ("cases",),
     ("training", "detection"),
     ("benchmark", "explorer"),
-    ("classroom",),
+    ("classroom", "widgets"),
     ("cli",),
 )
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}

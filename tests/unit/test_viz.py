@@ -314,3 +314,59 @@ def test_truth_is_seen_on_both_maps():
         under = luminance(matplotlib.colormaps[name](np.linspace(0, 1, 256))[:, :3])
         contrast = [(np.maximum(under, v) + 0.05) / (np.minimum(under, v) + 0.05) for v in line]
         assert np.max(contrast, 0).min() > 3
+
+
+# ---- nothing is cut off
+
+
+def boxes(sheet, texts):
+    "Where texts are drawn, in pixels of the sheet: left, bottom, right, top."
+    sheet.draw_without_rendering()
+    return [t.get_window_extent().extents for t in texts]
+
+
+def assert_within(sheet, texts):
+    w, h = sheet.bbox.size
+    for t, (left, bottom, right, top) in zip(texts, boxes(sheet, texts)):
+        assert -1 <= left <= right <= w + 1, t
+        assert -1 <= bottom <= top <= h + 1, t
+
+
+@pytest.mark.parametrize("width", [2.2, 2.9, 3.5, 4, 5, 5.4, 7, 9.6])
+@pytest.mark.parametrize("truth", [True, False])
+def test_the_legend_fits_the_figure(width, truth):
+    bare = viz.show_rows([[np.eye(20)] * 2], width=width, colorbar=False)
+    panel = viz.show_rows([[np.eye(20)] * 2], width=width, colorbar=False).axes[0]
+    panel.figure.draw_without_rendering()
+    sheet = viz.add_legend(bare, truth)
+    (legend,) = sheet.legends
+    assert_within(sheet, legend.get_texts())
+    assert len(legend.get_texts()) == (4 if truth else 1)
+    assert sheet.axes[0].get_window_extent().height > 0.85 * panel.get_window_extent().height  # it takes no room away
+
+
+@pytest.mark.parametrize("n", [1, 2, 4])
+def test_row_titles_stay_beside_their_rows(n):
+    rows, said = [[np.eye(24, 20)] * n] * 2, ["a title that says at length what it is", "incomprehensibilities"]
+    sheet = viz.show_rows(rows, [f"{k}" for k in range(n)], said, width=1.4 + 0.9 * n)
+    titles = [ax.yaxis.label for ax in sheet.axes if ax.yaxis.label.get_text()]
+    assert [t.get_text().replace("\n", " ") for t in titles] == said
+    assert_within(sheet, titles)
+    (_, bottom, *_), (*_, top) = boxes(sheet, titles)
+    assert bottom >= top - 1, "the two row titles run into each other"
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda t, title: viz.show_rows([[np.eye(24, 20)] * 2], [t, "b"], title=title, width=4),
+        lambda t, title: viz.show_panels([dict(image=np.eye(24, 20), title=t)] * 2, title, width=4),
+    ],
+)
+def test_two_lines_of_title_take_nothing_from_the_panels(draw):
+    one, two = draw("a", "above"), draw("a\nsecond line", "above\nsecond line")
+    for sheet in (one, two):
+        sheet.draw_without_rendering()
+    heights = [s.axes[0].get_window_extent().height for s in (one, two)]
+    assert heights[1] > 0.97 * heights[0]
+    assert_within(two, [two.axes[0].title, two._suptitle])
