@@ -245,6 +245,7 @@ def train(options: TrainOptions) -> None:
     """Train a detector on the healthy slices of a store."""
     from mmccd.registry import new_detector
     from mmccd.training.data import store_data
+    from mmccd.training.ranks import is_first_process
     from mmccd.training.run import train as fit
     from mmccd.training_loop import OPTIONS, make_config
 
@@ -270,6 +271,8 @@ def train(options: TrainOptions) -> None:
             load_start(cast(MMCCD, detector), other)
     reading = {"workers": options.workers, "threads": options.threads}
     record = fit(detector, data, val, options.out, config, options.resume, options.device, **reading)
+    if not is_first_process():
+        return
     put_json(record, options.json)
     if options.json != "-":
         print_run(options, record)

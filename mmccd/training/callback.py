@@ -39,7 +39,7 @@ class TrainingCallback(L.Callback):
         self.validation_seconds = 0.0  # that the last validation took
         self.earlier_seconds = 0.0  # of the processes before this one
         self.began = time.perf_counter()
-        self.stop_requested = False
+        self.stop_requested, self.converged = False, False
         self.progress: Progress | None = None
 
     @property
@@ -63,9 +63,14 @@ class TrainingCallback(L.Callback):
         """Time that the run has taken so far, in all its processes."""
         return self.earlier_seconds + time.perf_counter() - self.began
 
-    def has_converged(self, config: TrainConfig) -> bool:
-        """Does the rule of `patience` end the run here?"""
-        return converged([r["val_loss"] for r in self.rows if "val_loss" in r], config)
+    def agree(self, trainer: L.Trainer, config: TrainConfig) -> None:
+        """Let all processes know whether one of them was asked to stop, and whether `patience` ends the run here."""
+        ended = converged([r["val_loss"] for r in self.rows if "val_loss" in r], config)
+        if self.ranks.world == 1:
+            self.converged = ended
+            return
+        any_of = trainer.strategy.reduce_boolean_decision
+        self.stop_requested, self.converged = any_of(self.stop_requested, all=False), any_of(ended, all=False)
 
     def request_stop(self, number: int, _frame: object) -> None:
         """Signal handler: stop after this step, and on a second signal at once."""
@@ -80,8 +85,8 @@ class TrainingCallback(L.Callback):
         self.progress = Progress(pl_module.config.steps, self.step, self.show)
         if not self.step:
             self.write_row(trainer, pl_module, validated=True)
-        converged = self.has_converged(pl_module.config)  # killed between its last checkpoint and its end
-        trainer.should_stop = trainer.strategy.reduce_boolean_decision(converged, all=False)
+        self.agree(trainer, pl_module.config)  # it may have been killed between its last checkpoint and its end
+        trainer.should_stop = self.converged
         with suppress(ValueError):  # only the main thread may set signals
             for number in STOPPING:
                 if signal.getsignal(number) != signal.SIG_IGN:
@@ -146,8 +151,8 @@ class TrainingCallback(L.Callback):
         logged = due(c.log_every) or due(c.validate_every)
         if logged:
             self.write_row(trainer, pl_module, validated=due(c.validate_every))
-        # decided once and by all: a later signal is for the next step
-        stop = trainer.strategy.reduce_boolean_decision(self.stop_requested or self.has_converged(c), all=False)
+        self.agree(trainer, c)  # once: a later signal is for the next step
+        stop = self.stop_requested or self.converged
         if due(c.checkpoint_every) or stop:
             self.save_checkpoint(trainer)
         if self.progress:

@@ -62,6 +62,12 @@ class Ranks:
 ALONE = Ranks()
 
 
+def is_first_process() -> bool:
+    """Is this process alone, or the first of several? What it is asked before they have joined."""
+    number = "RANK" if "TORCHELASTIC_RUN_ID" in os.environ else "SLURM_PROCID"
+    return not {"TORCHELASTIC_RUN_ID", "SLURM_STEP_ID"} & os.environ.keys() or os.environ.get(number, "0") == "0"
+
+
 def find_environment() -> "ClusterEnvironment | None":
     """Return who started this process as one of several: torchrun, or srun under SLURM; None if it is alone.
 

@@ -104,7 +104,7 @@ def run_fit(module: "DetectorModule", callback: "TrainingCallback", device: str,
     finally:
         if callback.progress:
             callback.progress.close()
-    if callback.stop_requested and callback.step < steps and not callback.has_converged(module.config):
+    if callback.stop_requested and callback.step < steps and not callback.converged:
         raise KeyboardInterrupt(f"stopped at step {callback.step} of {steps}; go on with --resume")
 
 

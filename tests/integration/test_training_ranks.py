@@ -1,6 +1,7 @@
 "Several processes train as one would: the same slices, the same curve, and on again after one of them was killed."
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -83,6 +84,17 @@ def test_goes_on_after_one_was_killed(alone, tmp_path):
     assert killed.returncode != 0
     assert checkpoints(out)
     assert not (out / "curve.png").exists()
+    done = launch(out)
+    assert done.returncode == 0, done.stderr[-3000:]
+    same_curve(out, alone)
+
+
+def test_a_polite_stop_of_one_stops_all_with_a_checkpoint(alone, tmp_path):
+    stopped = launch(out := tmp_path / "run", 6, "SIGTERM")
+    assert stopped.returncode != 0
+    said = re.findall(r"^stopped at step (\d+) of 12; go on with --resume", stopped.stderr, re.M)
+    assert said[0] == said[1]  # both after the same step
+    assert [p.name for p in checkpoints(out)] == [f"step-{int(said[0]):07d}.ckpt"]
     done = launch(out)
     assert done.returncode == 0, done.stderr[-3000:]
     same_curve(out, alone)
