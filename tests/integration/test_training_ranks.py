@@ -95,7 +95,7 @@ def test_a_polite_stop_of_one_stops_all_with_a_checkpoint(alone, tmp_path):
     said = re.findall(r"^stopped at step (\d+) of 12; go on with --resume", stopped.stderr, re.M)
     assert said[0] == said[1]  # both after the same step
     assert [p.name for p in checkpoints(out)] == [f"step-{int(said[0]):07d}.ckpt"]
-    done = launch(out)
+    done = launch(out, 0, "SIGTERM")
     assert done.returncode == 0, done.stderr[-3000:]
     same_curve(out, alone)
 
