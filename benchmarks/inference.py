@@ -19,20 +19,19 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from common import RESULTS, about, check_out, cpu_name, make_parser, process_mb, write_result
+from common import RESULTS, ROOT, about, check_out, cpu_name, make_parser, process_mb, write_result
 
 import mmccd
-from mmccd.cases.case import Case
 from mmccd.detector import Detector, fingerprint, load_detector
 from mmccd.intensity import BACKGROUND
 from mmccd.masked_diffusion import MMCCD, with_config
 from mmccd.masked_translation import SAMPLERS, fixed_noises
 from mmccd.masking import MaskPlan
-from mmccd.phantom import make_phantom
 from mmccd.runtime import pick_device
 from mmccd.slices import resize, resize_labels
 from mmccd.translate import fill_background
@@ -209,8 +208,24 @@ def in_own_process(task: Task) -> dict[str, Any]:
 # all ways
 
 
-def some_slices(n: int, config: Any) -> tuple[np.ndarray, np.ndarray]:
+def packed_slices(n: int, config: Any, path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """As `some_slices`, of what experiments/pack_slices.py wrote; from the beginning again where there are too few."""
+    sys.path.append(str(ROOT / "experiments"))
+    from pack_slices import PackedSlices
+
+    found = PackedSlices.load(path)
+    batch = found.batch([k % len(found) for k in range(n)])
+    x = resize(batch[config.input], config.size, BACKGROUND.get(config.normalisation, -1.0))
+    return x.numpy(), resize_labels(batch["brain"], config.size).numpy()
+
+
+def some_slices(n: int, config: Any, packed: Path | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Slices of a phantom and their brain, at the size of the detector: a whole head, or those from place 80 up."""
+    if packed:
+        return packed_slices(n, config, packed)
+    from mmccd.cases.case import Case
+    from mmccd.phantom import make_phantom
+
     places = None if n == WHOLE else range(80, 80 + n)
     case = Case.from_phantom(make_phantom("glioma", 0, 0, places, twin=False), modalities=[config.input])
     x = case.slices(config.input, method=config.normalisation)
@@ -256,17 +271,19 @@ def list_goals(ways: dict, ratios: dict, share: float, gpu: bool, h200: bool) ->
     ]
 
 
-def bench(weights: str, device: str, slices: int, repeats: int, how: Arithmetic) -> dict[str, Any]:
+def bench(
+    weights: str, device: str, slices: int, repeats: int, how: Arithmetic, packed: Path | None = None
+) -> dict[str, Any]:
     """All ways of one network."""
     gpu, detector = device == "cuda", build(weights)
-    task = Task("", weights, device, some_slices(slices, detector.config))
+    task = Task("", weights, device, some_slices(slices, detector.config, packed))
     parts: dict[str, list] = {}
     for way in ORDER + ("volume",) * gpu:
         own = replace(task, way=way, how=Arithmetic() if way == "loop" else how)
         if (gpu and way != "loop") or way == "fast":
             own = replace(own, repeats=repeats)
         if way == "volume":
-            own = replace(own, slices=some_slices(WHOLE, detector.config))
+            own = replace(own, slices=some_slices(WHOLE, detector.config, packed))
         parts.setdefault(way, []).append(got := in_own_process(own))
         print(
             f"{weights}, {way}: {got['seconds'][0]:.4g} s and {got['evaluations']:,.0f} evaluations a slice, "
@@ -296,6 +313,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--at-once", type=int, default=64, help="slices that our samplers give a network at once")
     parser.add_argument("--compile", action="store_true", help="torch.compile for our samplers")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--packed", type=Path, help="slices from experiments/pack_slices.py, in place of a phantom")
     args = parser.parse_args(argv)
     device = pick_device(args.device)
     check_out(args.out)
@@ -313,7 +331,7 @@ def main(argv: list[str] | None = None) -> None:
         "arithmetic": {"loop": "float32", "ours": ("bf16, channels-last" if gpu else "float32") + compiled},
         "units": "seconds, cpu_seconds and evaluations for a slice, medians over runs; peak_mb of a process of its own "
         "(of the GPU where there is one), loaded_mb before the first run",
-        "networks": {w: bench(w, device, args.slices, args.repeats, how) for w in networks},
+        "networks": {w: bench(w, device, args.slices, args.repeats, how, args.packed) for w in networks},
     }
     write_result(args.out, result)
     for name, r in result["networks"].items():

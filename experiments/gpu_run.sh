@@ -10,6 +10,7 @@
 #   Carry build/gpu/slices.safetensors and build/wheels with the repository.
 #   There:  bash experiments/gpu_run.sh                  all methods
 #           bash experiments/gpu_run.sh mmccd            one
+#           bash experiments/gpu_run.sh inference training   what a slice and what a training step cost, as JSON
 #           bash experiments/gpu_run.sh --smoke          a few seconds each, on any machine: does it run?
 #   Here:   python experiments/gpu_train.py unpack FOLDER
 #
@@ -26,7 +27,7 @@ python=${PYTHON:-python3}
 export WORK=${WORK:-build/gpu} PYTHONUNBUFFERED=1 PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
 data=${DATA:-build/gpu/slices.safetensors} seeds=${SEEDS:-0 1 2} each=${EACH:-60} more=()
 if [ $smoke = 1 ]; then
-  seeds=0 each=${EACH:-2} more=(--batch-size 4 --val 1)
+  seeds=0 each=${EACH:-2} more=(--batch-size 4 --val 1 --rows 1)
   WORK=$WORK/smoke
 fi
 out=${OUT:-$WORK/out}
@@ -44,8 +45,24 @@ if [ ! -f "$data" ]; then
     $python experiments/pack_slices.py "$WORK/slices.zarr" "$data" || exit 2
 fi
 
+bench() { # a benchmark of benchmarks/, unless its result is there; on a GPU where there is one, small in a smoke test
+  local result="$out/bench_$1.json" device words=()
+  [ -f "$result" ] && return
+  device=$($python -c "import torch; print('cuda' if torch.cuda.is_available() else 'cpu')")
+  [ "$1" = inference ] && words=(--packed "$data" --repeats 1 --weights "${WEIGHTS:-mmccd-published-flair-t2}")
+  [ "$1" = training ] && [ $smoke = 1 ] && words=(--quick)
+  [ "$device" = cuda ] && words+=(--compile)
+  mkdir -p "$out"
+  timeout --signal=INT --kill-after=30 ${BENCH_SECONDS:-240} \
+    $python "benchmarks/$1.py" --device "$device" --out "$result" "${words[@]}"
+}
+
 failed=0
 for method in "${methods[@]}"; do
+  case $method in inference | training)
+    bench "$method" || { echo "$method: stopped; the same command begins it again" >&2; failed=1; }
+    continue ;;
+  esac
   grep -q "^  $method:" experiments/weights.yaml || { echo "$method: not in weights.yaml, left out"; continue; }
   n=$(wc -w <<<"$seeds")
   limit=$((n * (each + each / 4 + 20) + 40)) # validation and start included; a training ends itself before

@@ -151,8 +151,10 @@ def validation(detector: Detector, val: PackedSlices, config: TrainConfig) -> di
     return {"val_loss": loss, **detector.validation_scores(some, generator)}
 
 
-def run_stage(stage: Stage, data: PackedSlices, val: PackedSlices, limit: float, keep: Callable[[], None]) -> None:
-    """Train until `limit` seconds are over, those before a checkpoint included; `keep` is called at each tenth."""
+def run_stage(
+    stage: Stage, data: PackedSlices, val: PackedSlices, limit: float, keep: Callable[[], None], rows: int = 10
+) -> None:
+    """Train until `limit` seconds are over, those before a checkpoint included; `keep` is called at each log line."""
     losses: list[Tensor] = []
     begun = time.monotonic() - stage.seconds
     stage.detector.train()
@@ -161,7 +163,7 @@ def run_stage(stage: Stage, data: PackedSlices, val: PackedSlices, limit: float,
         if len(losses) % 10 == 0:
             losses[-1].item()  # waits for the GPU, so that the clock tells what was done
         stage.seconds = time.monotonic() - begun
-        if stage.seconds >= limit * (len(stage.log) + 1) / 10:
+        if stage.seconds >= limit * (len(stage.log) + 1) / rows:
             loss = torch.stack(losses).mean().item()
             if not loss < float("inf"):
                 raise ValueError(f"the loss is {loss} at step {stage.step}: a lower learning rate may help")
@@ -201,7 +203,7 @@ def train(args: argparse.Namespace) -> None:
         if checkpoint.exists():
             stage.load(checkpoint)
         say(f"{args.method}, seed {seed}: {len(data)} slices, {args.seconds:g} s on {device}")
-        run_stage(stage, data, val, args.seconds, partial(stage.save, checkpoint))
+        run_stage(stage, data, val, args.seconds, partial(stage.save, checkpoint), args.rows)
         about = {"method": args.method, "seed": seed, "recipe": slices.recipe, "log": stage.log}
         about |= {"lr": stage.config.lr, "batch_size": stage.config.batch_size, "device": str(device)}
         part = result.with_suffix(".part")
@@ -274,6 +276,7 @@ def main(argv: list[str] | None = None) -> int:
     one.add_argument("--batch-size", type=int, default=256)
     one.add_argument("--lr", type=float, help="learning rate (default: that of weights.yaml)")
     one.add_argument("--val", type=int, default=12, help="heads to validate on, the last ones")
+    one.add_argument("--rows", type=int, default=10, help="lines of the log, each with a validation")
     one.add_argument("--device", help="default: cuda where there is one")
     one.add_argument("--work", type=Path, default=Path("build/gpu"), help="folder of checkpoints and finished stages")
     one.add_argument("--out", type=Path, default=Path("build/gpu/out"), help="folder of what goes back")

@@ -57,6 +57,16 @@ def test_packed_slices_are_those_of_the_store(store, packed):
     assert 0 < len(one) < len(here)
 
 
+def test_the_benchmark_takes_packed_slices_where_there_is_no_phantom(packed):
+    inference, few = importlib.import_module("inference"), packing.PackedSlices.load(packed)
+    config = SimpleNamespace(input="t2", size=32, normalisation="robust")
+    x, brain = inference.some_slices(len(few) + 2, config, packed)
+    assert x.shape == brain.shape == (len(few) + 2, 1, 32, 32)
+    assert brain.dtype == bool
+    np.testing.assert_array_equal(x[-1], x[1])  # from the beginning again
+    assert np.abs(x[brain]).mean() > 0.1
+
+
 def arguments(packed, tmp_path, *more):
     words = ["train", "masked", "--data", str(packed), "--batch-size", "2", "--val", "1", "--device", "cpu"]
     return [*words, "--work", str(tmp_path), "--out", str(tmp_path / "out"), "--seconds", "1", *more]
@@ -145,11 +155,14 @@ def test_the_script_runs_without_what_such_a_machine_lacks(packed, tmp_path):
         "EACH": "1",
     }
     env |= {"WORK": str(tmp_path / "work"), "OUT": str(tmp_path / "out"), "CUDA_VISIBLE_DEVICES": ""}
-    script = ["bash", str(ROOT / "experiments" / "gpu_run.sh"), "--smoke", "mmccd", "nothing"]
+    script = ["bash", str(ROOT / "experiments" / "gpu_run.sh"), "--smoke", "mmccd", "nothing", "training"]
     done = subprocess.run(script, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "nothing: not in weights.yaml, left out" in done.stdout
     about, tensors = gpu.read_stage(tmp_path / "out" / "part-0.safetensors")
     assert list(about) == ["mmccd-s0"]
+    bench = json.loads((tmp_path / "out" / "bench_training.json").read_text())
+    assert bench["device"].startswith("cpu")
+    assert bench["rows"][0]["ms"].keys() == {"published", "ours"}
     assert all(np.isfinite(v.float().numpy()).all() for v in tensors.values())
     assert done.returncode == subprocess.run(script, env=env, capture_output=True).returncode  # nothing is left to do
