@@ -36,8 +36,7 @@ MOVED: dict[str, dict[str, str]] = {
         ),
         "benchmark.run": "FILES check_all=check_data check_scans plan_text=describe_plan write_all=write_files",
         "benchmark.schedule": (
-            "Display=ProgressDisplay Task in_turn=run_in_turn tasks_of=list_tasks "
-            "told=task_summary work_off=run_tasks"
+            "Display=ProgressDisplay Task in_turn=run_in_turn tasks_of=list_tasks told=task_summary work_off=run_tasks"
         ),
         "benchmark.tables": "SOURCE TUMOURS caption cell first_kind of_pair=entries_of",
         "files": "dump=to_json tidy=round_floats",

@@ -1,8 +1,10 @@
 """Work that is dangerous for those who do it; importable, so that workers know it."""
 
+import multiprocessing
 import os
 import signal
 import time
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -44,10 +46,12 @@ def pair(word, k):
     return word, k
 
 
-def threads(word):
+def about(word):
+    "What kind of process this is: its threads, whether it may have children, and whether Ctrl-C reaches it."
     import torch
 
-    return torch.get_num_threads(), os.environ["OMP_NUM_THREADS"]
+    process, kept_away = multiprocessing.current_process(), signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    return torch.get_num_threads(), os.environ["OMP_NUM_THREADS"], process.daemon, signal.SIGINT in kept_away
 
 
 def endless(word, file):
@@ -59,6 +63,12 @@ def endless(word, file):
             time.sleep(0.05)
     finally:
         note(file, "stopped")
+
+
+def end(dask_worker):
+    "Let a worker that does something end, as where its time on a node is over."
+    if dask_worker.state.executing_count:
+        dask_worker.loop.add_callback(partial(dask_worker.close, nanny=False))
 
 
 def train_long(word, out):

@@ -9,7 +9,7 @@ import logging
 import os
 import secrets
 import signal
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, as_completed, wait
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from mmccd import __version__
 from mmccd.errors import display_name
 from mmccd.files import user_path
+from mmccd.runtime import interrupts_later
 
 if TYPE_CHECKING:
     from distributed import Client, LocalCluster
@@ -163,7 +164,8 @@ def open_workers(
             client = stack.enter_context(client_of(cluster))
             workers = Workers(client, jobs)
             stack.push(partial(kill_after_second_interrupt, cluster, workers))
-        client.register_plugin(Run(workers.token, share))
+        with interrupts_later():
+            client.register_plugin(Run(workers.token, share))
         if scheduler:
             stack.callback(forget, workers)
         try:
@@ -256,9 +258,11 @@ def local_cluster(jobs: int) -> Generator["LocalCluster"]:
     from distributed import LocalCluster
 
     environment = {name: os.environ.get(name) for name in RESTORED}
-    try:
+    with ExitStack() as stack:
+        stack.callback(restore, environment)
+        stack.enter_context(dask.config.set(LOCAL))  # until the end: workers that are started again follow it, too
         try:
-            with dask.config.set(LOCAL), signals_kept_from_children():
+            with interrupts_later(), signals_kept_from_children():
                 cluster = LocalCluster(
                     n_workers=jobs,
                     threads_per_worker=1,
@@ -268,20 +272,21 @@ def local_cluster(jobs: int) -> Generator["LocalCluster"]:
                     scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},
                     silence_logs=logging.CRITICAL + 1,
                 )
+                stack.callback(cluster.close)
         except (OSError, RuntimeError) as error:
             raise ValueError(
                 "No worker could be started; run it again with fewer jobs (--jobs); in a script, put the call under "
                 'if __name__ == "__main__":.'
             ) from error
-        try:
-            yield cluster
-        finally:
-            cluster.close()
-    finally:
-        for name, value in environment.items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value
+        yield cluster
+
+
+def restore(environment: Mapping[str, str | None]) -> None:
+    """Give environment variables the values that they had before; None: none."""
+    for name, value in environment.items():
+        os.environ.pop(name, None)
+        if value is not None:
+            os.environ[name] = value
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from distributed import Worker, WorkerPlugin, get_worker
+from distributed import Reschedule, Status, Worker, WorkerPlugin, get_worker
 
 from mmccd import __version__
 from mmccd.runtime import check_stop, single_thread, stopped_by
@@ -39,9 +39,9 @@ class Run(WorkerPlugin):
         RUNS.pop(self.name, None)
 
     def asks_to_stop(self) -> bool:
-        """Is the task that runs asked to stop, or has the process gone that waits for it?"""
-        task = self.worker.state.tasks.get(self.key)
-        return self.stop.is_set() or task is None or task.state == "cancelled"
+        """Is the task that runs asked to stop, does this worker end, or has the process gone that waits for it?"""
+        task, ends = self.worker.state.tasks.get(self.key), self.worker.status in (Status.closing, Status.closed)
+        return self.stop.is_set() or ends or task is None or task.state == "cancelled"
 
     def get_shared(self) -> tuple[Any, ...]:
         """What the tasks share; made by the first of them."""
@@ -59,6 +59,7 @@ def perform(token: str, work: Callable[..., Any], *args: Any) -> Any:
 
     Raises:
         StoppedError: The run was asked to stop.
+        Reschedule: This worker ends, as where its time on a node is over; another one does it.
     """
     run = RUNS[token]
     run.key = get_worker().get_current_task()
@@ -67,7 +68,7 @@ def perform(token: str, work: Callable[..., Any], *args: Any) -> Any:
             check_stop()
             return work(*run.get_shared(), *args)
     except KeyboardInterrupt:
-        raise StoppedError(token) from None
+        raise (StoppedError(token) if run.stop.is_set() else Reschedule) from None
 
 
 def stop(token: str) -> None:

@@ -97,8 +97,8 @@ def test_workers(tmp_path, capfd):
         assert [workers.submit("pair", toy.pair, k).result() for k in range(4)] == [("shared", k) for k in range(4)]
         with pytest.raises(FileNotFoundError, match="x"):
             workers.submit("a", toy.fail, "x").result()
-        assert workers.submit("threads", toy.threads).result() == (1, "1")
         assert workers.submit("once", toy.kill_workers, tmp_path / "once", 1).result() == "shared"
+        assert {workers.submit("about", toy.about).result() for k in range(4)} == {(1, "1", False, True)}
         done = dict(workers.results(("many", toy.pair, k) for k in range(3)))
         assert done["many"].result()[0] == "shared"
         started = toy.children()
@@ -127,6 +127,23 @@ def test_a_training_that_is_stopped_saves_a_checkpoint(two, tmp_path):
     assert toy.noted(tmp_path / "endless") == ["begun", "stopped"]
     assert len(checkpoints(tmp_path / "run")) == 1
     assert not (tmp_path / "never").exists()
+
+
+def test_a_worker_that_ends_hands_its_task_on(two, tmp_path):
+    "The task is asked to stop, so that a training saves a checkpoint, and another worker goes on with it."
+    file = tmp_path / "endless"
+
+    def use():
+        with open_workers(2, share=toy_share(tmp_path)) as workers:
+            workers.submit("endless", toy.endless, file)
+            wait_for(lambda: toy.noted(file) == ["begun"])
+            workers.client.run(toy.end)
+            wait_for(lambda: sorted(toy.noted(file)) == ["begun", "begun", "stopped"])
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        use()
+    assert sorted(toy.noted(file)) == ["begun", "begun", "stopped", "stopped"]
 
 
 def test_a_second_interrupt_kills(tmp_path, monkeypatch):
@@ -219,7 +236,7 @@ def test_what_is_sent_to_workers(tmp_path, monkeypatch):
 @contextmanager
 def started(tmp_path, *words, more=1):
     "The command with two workers in a session of its own, which has done cases; at the end it is gone."
-    for i in range(14) if words == () else ():
+    for i in range(10) if words == () else ():
         write_case(tmp_path / "cases", f"c{i:02d}", seed=i)
     command = [sys.executable, "-m", "mmccd", *DETECT, "cases", "--out", "out", "--jobs", "2", *words]
     run = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True)
@@ -248,10 +265,10 @@ def test_killed_stopped_and_gone_on_with(two, tmp_path):
     assert (run.returncode, err) == (130, "mmccd: stopped; finished cases are kept, go on with --skip-existing\n")
     done = {c["id"] for c in json.loads((out / "detect.json").read_text())["cases"]}
     assert done == {p.name for p in out.iterdir() if p.name != "detect.json"}  # nothing half written
-    assert len(before) < len(done) < 14
+    assert len(before) < len(done) < 10
     found = detect_many(tmp_path / "cases", load_detector("threshold-flair"), out, skip_existing=True, jobs=2)
     assert {c["id"] for c in found["cases"] if c["status"] == "skipped"} == done
-    assert len(found["cases"]) == 14
+    assert len(found["cases"]) == 10
     assert all(p.stat().st_mtime_ns == t for p, t in before.items())
 
 
