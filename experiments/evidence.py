@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import KW_ONLY, dataclass, replace
-from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,8 +17,8 @@ from mmccd.benchmark.measure import anomaly_maps, count_evaluations
 from mmccd.benchmark.plan import RECIPES, Plan, Recipe
 from mmccd.cases.phantoms import Phantoms
 from mmccd.cases.store import SliceStore
+from mmccd.cluster import open_workers
 from mmccd.detector import Detector, EverythingPositive, fingerprint, healthy_threshold, load_detector
-from mmccd.pools import start_worker
 from mmccd.runtime import single_thread
 from mmccd.scoring import slice_protocol
 from mmccd.slices import to_volume
@@ -221,8 +219,8 @@ def in_parallel(work: Callable, tasks: list[tuple], jobs: int) -> Iterator:
         with single_thread():
             yield from (work(*t) for t in tasks)
         return
-    with ProcessPoolExecutor(jobs, get_context("spawn"), start_worker) as pool:
-        yield from (f.result() for f in [pool.submit(work, *t) for t in tasks])
+    with open_workers(jobs) as workers:
+        yield from (f.result() for f in [workers.submit(f"task {i}", work, *t) for i, t in enumerate(tasks)])
 
 
 def over_subjects(values: list[float]) -> dict[str, Any]:

@@ -36,8 +36,7 @@ MOVED: dict[str, dict[str, str]] = {
         ),
         "benchmark.run": "FILES check_all=check_data check_scans plan_text=describe_plan write_all=write_files",
         "benchmark.schedule": (
-            "Display=ProgressDisplay Task in_pool=run_in_pool in_turn=run_in_turn tasks_of=list_tasks "
-            "told=task_summary work_off=run_tasks"
+            "Display=ProgressDisplay Task in_turn=run_in_turn tasks_of=list_tasks told=task_summary work_off=run_tasks"
         ),
         "benchmark.tables": "SOURCE TUMOURS caption cell first_kind of_pair=entries_of",
         "files": "dump=to_json tidy=round_floats",
@@ -166,7 +165,6 @@ MOVED: dict[str, dict[str, str]] = {
         "cases.records": "FORMAT is_url open_place plain_errors=store_errors read_records read_store",
         "cases.resume": "check_recipe first_modalities source_files unfinished",
         "cases.store": "IN_MEMORY Row SliceDataset SliceStore describe_slices undamaged",
-        "pools": "start_worker",
         "runtime": "one_thread=single_thread",
     },
     "training": {

@@ -5,8 +5,9 @@ import signal
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from types import FrameType
 
@@ -101,6 +102,33 @@ def interrupts_later() -> Iterator[None]:
             signal.signal(number, handler)
         if waiting:
             old[waiting[0]](waiting[0], None)
+
+
+_asks_to_stop: ContextVar[Callable[[], bool]] = ContextVar("_asks_to_stop", default=lambda: False)
+
+
+@contextmanager
+def stopped_by(asks: Callable[[], bool]) -> Generator[None]:
+    """Let the work inside end early once `asks` returns True, at its next `check_stop` or its next checkpoint.
+
+    For work in a thread, which no signal reaches.
+    """
+    token = _asks_to_stop.set(asks)
+    try:
+        yield
+    finally:
+        _asks_to_stop.reset(token)
+
+
+def stop_requested() -> bool:
+    """Return whether the work of this thread has been asked to stop, other than by a signal."""
+    return _asks_to_stop.get()()
+
+
+def check_stop() -> None:
+    """Raise KeyboardInterrupt if the work of this thread has been asked to stop; for long loops."""
+    if stop_requested():
+        raise KeyboardInterrupt
 
 
 def derive_seed(*words: object) -> int:

@@ -29,13 +29,14 @@ def store_paths(plan: Plan) -> dict[str, Path]:
     return {k: Path(plan.out) / "stores" / f"{k}.zarr" for k in ("learn", "calibrate", "test")}
 
 
-def make_stores(plan: Plan, jobs: int = 1, progress: bool = True) -> None:
+def make_stores(plan: Plan, jobs: int = 1, progress: bool = True, scheduler: str = "") -> None:
     """Make the phantoms, or go on where that was stopped; scans are in their stores already.
 
     Args:
         plan: The benchmark.
         jobs: Processes.
         progress: Show a bar, if on a terminal.
+        scheduler: Of the workers that do it instead, as for `prepare`.
 
     Raises:
         ValueError: A phantom could not be made.
@@ -59,6 +60,7 @@ def make_stores(plan: Plan, jobs: int = 1, progress: bool = True) -> None:
             modalities=list(plan.modalities),
             jobs=jobs,
             progress=progress,
+            scheduler=scheduler,
         )["failed"]
         if failed:
             raise ValueError(f"{counted(len(failed), 'subject')} could not be prepared: {failed[0]['error']}")
@@ -216,3 +218,10 @@ def load_evaluation_set(plan: Plan) -> EvaluationSet:
     healthy = [s for s in found if not s.lesion_cm2 and s.kind in ("healthy", "artefact")]
     left_out = [s.id for s in found if not s.lesion_cm2 and s not in healthy]
     return EvaluationSet(calibration, basis, subjects, healthy, left_out, check)
+
+
+def forget_data() -> tuple[()]:
+    """Read everything afresh from now on; returns nothing for the tasks of a worker to share."""
+    load_evaluation_set.cache_clear()
+    load_training_data.cache_clear()
+    return ()

@@ -11,6 +11,7 @@ from mmccd.cases.store import SliceStore
 from mmccd.detector import Detector, load_detector
 from mmccd.masked_diffusion import MMCCD, load_frozen_decoder, with_config
 from mmccd.registry import METHODS, new_detector
+from mmccd.runtime import pick_device
 from mmccd.training.run import train
 from mmccd.unet import preset
 from mmccd.weights.hub import packaged, packaged_places
@@ -136,4 +137,4 @@ def load_entry(plan: Plan, entry: Entry) -> Detector:
             f"{entry.key} was made for slices with normalisation {made}, and these have {normalisation}: "
             "prepare them the same way, or leave --shipped out"
         )
-    return (with_config(d, sampler=plan.sampler) if isinstance(d, MMCCD) else d).to(plan.device).eval()
+    return (with_config(d, sampler=plan.sampler) if isinstance(d, MMCCD) else d).to(pick_device(plan.device)).eval()

@@ -1,6 +1,7 @@
 """What is decided before the first number: recipes (presets), scans or phantoms, pairs, methods, seed."""
 
 import json
+import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -134,7 +135,7 @@ class Plan:
         scans: Where the scans are; None: phantoms are made.
         sampler: How masked methods sample: a name in `mmccd.masked_diffusion.SAMPLERS`.
         seed: Of split, first weights, order and noise; the phantoms are the recipe's.
-        device: cpu, cuda or mps.
+        device: auto, cpu, cuda or mps.
 
     Raises:
         ValueError: A name is unknown, or a pair is none or is there twice.
@@ -198,6 +199,18 @@ class Plan:
         """The same, those that others wait for first."""
         decoders = {METHODS[m].decoder_from for m in self.trained}
         return tuple(sorted(self.trained, key=lambda m: m not in decoders))
+
+
+def paths_of(plan: Plan) -> list[str]:
+    """The folders and files that a plan names, its own folder first."""
+    return [str(plan.out), *(v for v in asdict(plan.scans).values() if v)] if plan.scans else [str(plan.out)]
+
+
+def with_absolute_paths(plan: Plan) -> Plan:
+    """The same plan as it is understood from any working directory."""
+    s = plan.scans
+    scans = replace(s, **{k: os.path.abspath(v) for k, v in asdict(s).items() if v}) if s else None
+    return replace(plan, out=os.path.abspath(plan.out), scans=scans)
 
 
 def check_pairs(pairs: tuple[tuple[str, ...], ...]) -> None:

@@ -6,7 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from mmccd.anatomy import KINDS
-from mmccd.benchmark.dataset import load_evaluation_set, load_training_data, make_stores, store_paths, subject_split
+from mmccd.benchmark.dataset import (
+    forget_data,
+    load_evaluation_set,
+    load_training_data,
+    make_stores,
+    store_paths,
+    subject_split,
+)
 from mmccd.benchmark.figures import cost_figure, maps_figure, recall_figure, size_figure
 from mmccd.benchmark.networks import entries, load_entry, run_folder, untrained
 from mmccd.benchmark.plan import Plan, check_plan, stopping_rule, write_or_check_plan
@@ -79,8 +86,7 @@ def check_data(plan: Plan) -> None:
     Raises:
         ValueError: Something is missing or does not fit.
     """
-    load_evaluation_set.cache_clear()
-    load_training_data.cache_clear()
+    forget_data()
     load_evaluation_set(plan)
     if plan.trained:
         load_training_data(plan)
@@ -104,7 +110,9 @@ def benchmark_folder(plan: Plan) -> Generator[Path]:
             yield out
 
 
-def run_benchmark(plan: Plan, jobs: int = 1, progress: bool = True, command: str = "") -> dict[str, Any]:
+def run_benchmark(
+    plan: Plan, jobs: int = 1, progress: bool = True, command: str = "", scheduler: str = ""
+) -> dict[str, Any]:
     """Make the paper's tables: make phantoms, train what is missing, measure, write. Goes on where it was stopped.
 
     Example:
@@ -115,6 +123,8 @@ def run_benchmark(plan: Plan, jobs: int = 1, progress: bool = True, command: str
         jobs: Processes; unless it is 1, a script must call this under `if __name__ == "__main__":`.
         progress: Say on standard error what is going on.
         command: The command line that was typed, for the record.
+        scheduler: Address or file of a Dask scheduler whose workers do it instead of processes here; all of them have
+            to see the plan's folders under the same path. With the plan's device `"auto"` each takes its fastest.
 
     Returns:
         What benchmark.json holds.
@@ -129,12 +139,12 @@ def run_benchmark(plan: Plan, jobs: int = 1, progress: bool = True, command: str
         check_scans(plan)  # before anything is written
     with benchmark_folder(plan) as out:
         write_or_check_plan(plan, out)
-        make_stores(plan, jobs, progress)
+        make_stores(plan, jobs, progress, scheduler)
         check_data(plan)
         notes = scan_notes(plan)
         for note in notes if progress else ():
             say(note)
-        found = run_tasks(plan, jobs, progress)
+        found = run_tasks(plan, jobs, progress, scheduler)
         result = collect_result(plan, found, command) | ({"notes": notes} if notes else {})
         write_files(plan, result)
     return result

@@ -1,23 +1,26 @@
-"""The order of work: trainings and measurements, here or in several processes, each once what it needs is done."""
+"""The order of work: trainings and measurements, here or by workers, each once what it needs is done."""
 
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
+from mmccd.benchmark.dataset import forget_data
 from mmccd.benchmark.measure import score_entry
 from mmccd.benchmark.networks import Entry, entries, train_method
-from mmccd.benchmark.plan import Plan
-from mmccd.pools import ProcessPool
+from mmccd.benchmark.plan import Plan, paths_of, with_absolute_paths
+from mmccd.cluster import Workers, open_workers
 from mmccd.progress import status_lines
 from mmccd.registry import METHODS
 from mmccd.runtime import counted, duration
+
+ASK_AGAIN = 10.0  # seconds after which workers that have come meanwhile are given work
 
 
 @dataclass(frozen=True)
@@ -109,38 +112,45 @@ class ProgressDisplay:
         self.message(f"{name}: {summary}{took}")
 
 
-def run_in_turn(tasks: list[Task], display: ProgressDisplay) -> Iterator[tuple[str, Any]]:
+def run_in_turn(tasks: list[Task], display: ProgressDisplay) -> Generator[tuple[str, Any]]:
     """Do the tasks in this process, in their order; yields name and result of each."""
     for t in tasks:
         display.begin(t.name)
         yield t.name, t.work()
 
 
-def run_in_pool(tasks: list[Task], jobs: int, display: ProgressDisplay) -> Iterator[tuple[str, Any]]:
-    """Do the tasks in several processes; yields name and result of each as it is done.
-
-    Interrupted, it lets every training write a checkpoint before it raises.
+def run_on_workers(tasks: list[Task], workers: Workers, display: ProgressDisplay) -> Iterator[tuple[str, Any]]:
+    """Let workers do the tasks, each after that which it waits for; yields name and result of each as it is done.
 
     Raises:
-        ValueError: A process was killed.
+        ValueError: Workers were killed by one of them.
     """
     left = list(tasks)
     running: dict[Future[Any], str] = {}
     done: set[str | None] = {None}
-    with ProcessPool(jobs) as pool:
-        try:
-            while left or running:
-                for t in [t for t in left if t.after in done][: jobs - len(running)]:
-                    running[pool.submit(t.work)] = t.name
-                    display.begin(t.name)
-                    left.remove(t)
-                for f in wait(running, return_when=FIRST_COMPLETED).done:
-                    done.add(name := running.pop(f))
-                    yield name, f.result()
-        except BaseException:
-            display.message("stopping: what is being trained writes a checkpoint")
-            pool.interrupt()
-            raise
+    try:
+        while left or running:
+            for t in [t for t in left if t.after in done][: max(0, workers.slots - len(running))]:
+                running[workers.submit(t.name, t.work)] = t.name
+                display.begin(t.name)
+                left.remove(t)
+            for f in wait(running, ASK_AGAIN, FIRST_COMPLETED).done:
+                done.add(name := running.pop(f))
+                yield name, f.result()
+    except BaseException:
+        display.message("stopping: what is being trained writes a checkpoint")
+        raise
+
+
+def run_in_parallel(plan: Plan, jobs: int, scheduler: str, display: ProgressDisplay) -> Generator[tuple[str, Any]]:
+    """Let workers do all that the plan asks for, as `run_tasks`.
+
+    Interrupted, it lets every training write a checkpoint before it raises.
+    """
+    there = with_absolute_paths(plan) if scheduler else plan
+    tasks = list_tasks(there)
+    with open_workers(min(jobs, len(tasks)), scheduler, forget_data, paths_of(there)) as workers:
+        yield from run_on_workers(tasks, workers, display)
 
 
 def task_summary(result: dict[str, Any]) -> str:
@@ -151,21 +161,24 @@ def task_summary(result: dict[str, Any]) -> str:
     return f"AP {result['kinds'][kind]['summary']['ap']['mean']:.2f} ({kind}), "
 
 
-def run_tasks(plan: Plan, jobs: int = 1, progress: bool = True) -> dict[str, Any]:
+def run_tasks(plan: Plan, jobs: int = 1, progress: bool = True, scheduler: str = "") -> dict[str, Any]:
     """Train and measure all that the plan asks for; what its folder holds already is not done again.
 
     Args:
         plan: The benchmark; its stores must be there.
         jobs: Processes.
         progress: Say on standard error what is going on.
+        scheduler: Of the workers that do it instead, as for `cluster.open_workers`.
 
     Returns:
         The result of each task, by its name.
     """
     tasks, found = list_tasks(plan), {}
     with ProgressDisplay(len(tasks), plan.out, progress) as display:
-        done = run_in_turn(tasks, display) if jobs == 1 else run_in_pool(tasks, jobs, display)
-        for name, result in done:
-            found[name] = result
-            display.end(name, task_summary(result))
+        parallel = jobs > 1 or scheduler
+        done = run_in_parallel(plan, jobs, scheduler, display) if parallel else run_in_turn(tasks, display)
+        with closing(done):
+            for name, result in done:
+                found[name] = result
+                display.end(name, task_summary(result))
     return found

@@ -3,9 +3,8 @@
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import as_completed
-from contextlib import contextmanager
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -37,11 +36,11 @@ from mmccd.cases.records import (
 )
 from mmccd.cases.resume import Source, Task, check_recipe, first_modalities, lacks, source_files, unfinished
 from mmccd.cases.subjects import read_subjects
+from mmccd.cluster import KilledError, is_installed, open_workers
 from mmccd.errors import display_name, format_error
 from mmccd.files import folder_lock, output_folder, remove_leftovers, swap_in, working_folder
 from mmccd.intensity import BACKGROUND, DEFAULT, check_method, normalise
 from mmccd.phantom import make_phantom
-from mmccd.pools import ProcessPool
 from mmccd.progress import track
 from mmccd.runtime import interrupts_later, single_thread
 from mmccd.slices import (
@@ -260,24 +259,47 @@ def count_processes(jobs: int, n: int, place: Place) -> int:
         n: cases to do.
         place: of the store.
     """
-    if str(place).startswith("memory:"):
-        return 1  # other processes have other memories
+    if in_memory(place):
+        return 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(jobs or (cores if n >= 16 else 1), n))
+    return max(1, min(jobs or (cores if n >= 16 and is_installed() else 1), n))
 
 
-def run_tasks(tasks: Sequence[Task], place: Place, recipe: Recipe, jobs: int = 1) -> Iterator[dict[str, Any]]:
-    """Prepare the cases in `jobs` processes (1: in this one), and yield what `prepare_one` returns, in any order.
+def in_memory(place: Place) -> bool:
+    """Tell whether a store lies in this process, so that no other one can write into it."""
+    return str(place).startswith("memory:")
+
+
+def run_tasks(
+    tasks: Sequence[Task], place: Place, recipe: Recipe, jobs: int = 1, scheduler: str = ""
+) -> Generator[dict[str, Any]]:
+    """Prepare the cases, and yield what `prepare_one` returns, in any order.
+
+    Args:
+        tasks: what to do.
+        place: of the store.
+        recipe: of the store.
+        jobs: processes; 1: this one.
+        scheduler: of the workers that do it instead, as for `cluster.open_workers`.
 
     Raises:
-        ValueError: if a worker was killed.
+        ValueError: if the store cannot be written.
     """
-    if jobs == 1:
+    if jobs == 1 and not scheduler:
         with single_thread():
             yield from (prepare_one(task, place, recipe) for task in tasks)
         return
-    with ProcessPool(jobs) as pool:
-        yield from (f.result() for f in as_completed([pool.submit(prepare_one, task, place, recipe) for task in tasks]))
+    if scheduler:
+        tasks = [(id, source if isinstance(source, dict) else os.path.abspath(source)) for id, source in tasks]
+        place = place if is_url(place) else Path(place).absolute()
+    paths = [place, *(source for _, source in tasks)]
+    seen = [p for p in paths if not isinstance(p, dict) and not is_url(p)]
+    with open_workers(jobs, scheduler, paths=seen) as workers:
+        for id, done in workers.results((task[0], prepare_one, task, place, recipe) for task in tasks):
+            try:
+                yield done.result()
+            except KilledError as error:
+                yield {"id": id, "error": str(error)}
 
 
 def plan(
@@ -333,20 +355,27 @@ def store_group(place: Place, recipe: Recipe, new: bool) -> Iterator[None]:
     with output_folder(place) as folder, folder_lock(folder, "preparing a store"):
         if new != (read_store(place) is None):
             raise ValueError(f"Another process has just begun the store {display_name(place)}: run it again to go on.")
-        remove_leftovers(folder)
+        remove_killed(folder)
         with interrupts_later(), store_errors(place):
-            for path in folder.glob("zarr.*.partial"):
-                path.unlink()  # of zarr in a process that was killed
             if new:
                 zarr.create_group(open_place(place, write=True), attributes=sealed("recipe", recipe))
         try:
             yield
         finally:
+            remove_killed(folder)
             cases = read_cases(place, recipe)
             if new and not any(r["rows"] for r in cases.records.values()):
                 for id in cases.records:
                     shutil.rmtree(folder / id)
                 (folder / "zarr.json").unlink()
+
+
+def remove_killed(folder: Path) -> None:
+    """Remove what processes that were killed left half written in a store."""
+    remove_leftovers(folder)
+    with store_errors(folder):
+        for path in folder.glob("zarr.*.partial"):
+            path.unlink()  # of zarr
 
 
 def prepare(
@@ -363,6 +392,7 @@ def prepare(
     progress: bool = True,
     fov: float = FOV,
     subjects: str | PathLike[str] | None = None,
+    scheduler: str = "",
 ) -> dict[str, Any]:
     """Write a store of slices for training; goes on where an earlier run stopped.
 
@@ -377,9 +407,12 @@ def prepare(
         healthy: cases without segmentation are known to be healthy.
         normalisation: a name in `intensity.METHODS`.
         jobs: processes, 0 chooses; unless it is 1, a script must call this under `if __name__ == "__main__":`.
+            More than one need Dask distributed (`pip install 'mmccd[cluster]'`).
         progress: a bar on a terminal, elsewhere a line now and then.
         fov: field of view, millimetres along each side, centred on the brain; see `slices.field_of_view`.
         subjects: file that says who is who (see `subjects.read_subjects`); the store keeps it for `train`.
+        scheduler: address or file of a Dask scheduler whose workers do it instead of processes here; all of them have
+            to see cases and store under the same path.
 
     Returns:
         "store", "new" and "kept" (cases), "failed" (id and error each), "notes" (sentences on what one should know),
@@ -397,11 +430,12 @@ def prepare(
             tasks = [(spelled.get(id, id), source) for id, source in tasks]
         left_out += check_subjects(people, {*before.records, *(id for id, _ in tasks)}, subjects)
         todo, kept, failed, notes = unfinished(tasks, store, recipe, before, progress)
-        results = run_tasks(todo, store, recipe, count_processes(jobs, len(todo), store))
+        jobs, elsewhere = count_processes(jobs, len(todo), store), scheduler if todo and not in_memory(store) else ""
         done = len(tasks) - len(todo)
-        for r in track(results, "prepare", "case", total=len(tasks), first=done, show=progress):
-            failed += [r] if "error" in r else []
-            notes += [f"{r['id']}: {note}" for note in r.get("notes", ())]
+        with closing(run_tasks(todo, store, recipe, jobs, elsewhere)) as results:
+            for r in track(results, "prepare", "case", total=len(tasks), first=done, show=progress):
+                failed += [r] if "error" in r else []
+                notes += [f"{r['id']}: {note}" for note in r.get("notes", ())]
         failed.sort(key=lambda r: r["id"])
         records = read_cases(store, recipe).records
         rows = [row for r in records.values() for row in r["rows"]]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import typer
 
 from mmccd.cli.app import command, command_line, interrupted_as
-from mmccd.cli.options import Device, Options, Seed, Subjects, parse_list, put_json, show
+from mmccd.cli.options import Device, Options, Scheduler, Seed, Subjects, parse_list, put_json, show
 from mmccd.registry import METHODS, table_methods
 from mmccd.runtime import pick_device
 
@@ -96,7 +96,15 @@ class BenchmarkOptions(Options):
             "as published, up to 12,928.",
         ),
     ] = "fast"
-    jobs: Annotated[int, typer.Option(min=1, help="Processes: as many trainings or measurements side by side.")] = 1
+    jobs: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Processes: as many trainings or measurements side by side. More than 1 need pip install "
+            "'mmccd[cluster]'.",
+        ),
+    ] = 1
+    scheduler: Scheduler = ""
     plan: Annotated[
         bool, typer.Option("--plan", help="Say what would be made, trained and measured, and do nothing.")
     ] = False
@@ -135,7 +143,7 @@ def make_plan(options: BenchmarkOptions) -> "Plan":
         scans=scans,
         sampler=options.sampler,
         seed=options.seed,
-        device=pick_device(options.device),
+        device=options.device if options.scheduler else pick_device(options.device),
     )
 
 
@@ -168,7 +176,9 @@ def benchmark(options: BenchmarkOptions) -> None:
             check_scans(plan)
         return show(describe_plan(plan))
     with interrupted_as("stopped; the same command goes on"):
-        result = run_benchmark(plan, options.jobs, True, command_line(options, always=["preset", "out"]))
+        result = run_benchmark(
+            plan, options.jobs, True, command_line(options, always=["preset", "out"]), options.scheduler
+        )
     put_json(result, options.json)
     if options.json != "-":
         print_tables(result, f"{plan.out}/{FILES['markdown']}")

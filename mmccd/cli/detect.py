@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import typer
 
 from mmccd.cli.app import command, command_line, interrupted_as
-from mmccd.cli.options import Cases, Device, Input, Options, Seed, put_json, show
+from mmccd.cli.options import Cases, Device, Input, Options, Scheduler, Seed, put_json, show
 from mmccd.files import user_path
 from mmccd.registry import packaged_methods, packaged_name
 from mmccd.runtime import counted, pick_device, say
@@ -86,11 +86,21 @@ class DetectOptions(Options):
             show_default=False,
         ),
     ] = None
+    jobs: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Processes, a case each, each with one thread; one that is killed is replaced. More than 1 need pip "
+            "install 'mmccd[cluster]'.",
+        ),
+    ] = 1
+    scheduler: Scheduler = ""
 
 
 def command_for_record(options: DetectOptions) -> str:
     """Return the command line without what has no influence on a case's result: the same result, the same record."""
-    return command_line(replace(options, out=Path("OUT"), skip_existing=False, overwrite=False, viewer=False, json=""))
+    same: dict[str, Any] = dict(skip_existing=False, overwrite=False, viewer=False, json="", jobs=1, scheduler="")
+    return command_line(replace(options, out=Path("OUT"), **same))
 
 
 def strip_first(options: DetectOptions) -> DetectOptions:
@@ -178,7 +188,7 @@ def print_cases(cases: Sequence[dict[str, Any]], out: Path, made_by: str, quiet:
 )
 def detect(options: DetectOptions) -> int:
     """Find what is unusual in each case: map, segmentation, report."""
-    device, input = pick_device(options.device), options.input.lower()
+    device, input = "cpu" if options.scheduler else pick_device(options.device), options.input.lower()
     from mmccd.cases.names import find_cases
     from mmccd.detection import detect_many, recalibrate
     from mmccd.detection.calibration import threshold_note
@@ -188,7 +198,8 @@ def detect(options: DetectOptions) -> int:
     detector, name = pick_detector(options.weights, input, options.cases)
     made_by_command = command_for_record(options)
     if hasattr(detector, "show_progress"):
-        detector.show_progress = sys.stderr.isatty()  # type: ignore[bad-argument-type]  no tensor
+        alone = options.jobs == 1 and not options.scheduler
+        detector.show_progress = alone and sys.stderr.isatty()  # type: ignore[bad-argument-type]  no tensor
     detector.to(device)
     with interrupted_as("stopped; finished cases are kept, go on with --skip-existing"):
         options = strip_first(options)
@@ -208,6 +219,9 @@ def detect(options: DetectOptions) -> int:
             progress=True,
             post=post,
             command=made_by_command,
+            jobs=options.jobs,
+            scheduler=options.scheduler,
+            device=options.device if options.scheduler else device,
         )
     put_json(result, options.json)
     calibrated = (detector.calibration or {}).get("notes", ()) if options.healthy else ()

@@ -37,6 +37,17 @@ Subjects = Annotated[
     ),
 ]
 
+Scheduler = Annotated[
+    str,
+    typer.Option(
+        metavar="ADDRESS",
+        help="Let the workers of a Dask scheduler do it, on this or other computers: its address, such as "
+        "tcp://host:8786, or its scheduler file. All of them have to see the same folders, and have one thread each: "
+        "dask worker ADDRESS --nthreads 1. Needs pip install 'mmccd[cluster]'.",
+        show_default=False,
+    ),
+]
+
 Input = Annotated[
     str,
     typer.Option(

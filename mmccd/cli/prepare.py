@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar
 import typer
 
 from mmccd.cli.app import command, interrupted_as
-from mmccd.cli.options import Options, Seed, Subjects, count, parse_list, put_json, show, slice_range
+from mmccd.cli.options import Options, Scheduler, Seed, Subjects, count, parse_list, put_json, show, slice_range
 from mmccd.runtime import counted, say
 
 
@@ -100,9 +100,11 @@ class PrepareOptions(Options):
         int,
         typer.Option(
             min=0,
-            help="Processes, a case each; 0 is one for each core where there are many cases. The result is the same.",
+            help="Processes, a case each; 0 is one for each core where there are many cases. The result is the same. "
+            "More than 1 need pip install 'mmccd[cluster]', and without it 0 is 1.",
         ),
     ] = 0
+    scheduler: Scheduler = ""
 
 
 def source(options: PrepareOptions) -> Any:
@@ -175,6 +177,7 @@ def prepare(options: PrepareOptions) -> int:
             healthy=options.assume_healthy,
             normalisation=options.normalisation or DEFAULT,
             jobs=options.jobs,
+            scheduler=options.scheduler,
             subjects=options.subjects,
         )
     return print_store(result, options.json)

@@ -2,27 +2,32 @@
 
 import os
 import time
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Generator, Sequence
+from contextlib import closing, suppress
+from copy import deepcopy
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from mmccd.cases.case import Case
 from mmccd.cases.grid import voxel_size
 from mmccd.cases.names import find_cases
 from mmccd.cases.oddities import oddities
+from mmccd.cluster import KilledError, open_workers
 from mmccd.detection.calibration import UNPROCESSED
 from mmccd.detection.inputs import choose_input, input_of
 from mmccd.detection.maps import anomaly_volume, member_maps
 from mmccd.detection.records import CaseEntry, OtherResultsError, ResultFolder, ResultInTheWayError, read_sources
 from mmccd.detection.report import Detection
-from mmccd.detector import Detector, describe, fingerprint
+from mmccd.detector import Detector, describe, fingerprint, load_detector
 from mmccd.ensemble import Ensemble, evidence_shares
 from mmccd.errors import file_error, format_error
 from mmccd.files import output_folder, remove_leftovers, user_path
 from mmccd.postprocess import PostProcess, lower_dropped
 from mmccd.progress import track
+from mmccd.runtime import pick_device
 from mmccd.slices import to_slices, to_volume
+from mmccd.weights.hub import absolute_name, find_weights, packaged
 
 
 def detect_case(
@@ -172,6 +177,114 @@ def check_place(cases: Sequence[tuple[str, str | Path]], out: str | Path) -> Non
             )
 
 
+def kept_entry(
+    id: str, path: str | Path, detector: Detector, results: ResultFolder, known: bool = True
+) -> CaseEntry | None:
+    """Return the entry of a case whose result is complete and is kept; None: it has to be attempted.
+
+    Args:
+        id: name of the case.
+        path: its folder or file.
+        detector: calibrated.
+        results: folder for the results.
+        known: as for `attempt`.
+    """
+    with suppress(ValueError, OSError):  # `attempt` says what is wrong
+        if id in results.state.records:
+            sources = read_sources(path, input_of(path, detector, results.run["input"], known))
+            if results.check(id, sources, skip=True)[0]:
+                return {**results.state.records[id]["case"], "status": "skipped"}
+    return None
+
+
+@dataclass(frozen=True)
+class CaseWorker:
+    """What a worker needs to detect in a case. It is sent to each worker once, which keeps what a call returns.
+
+    Attributes:
+        detector: by what loads it where that gives the same one, else itself.
+        fingerprint: of the detector.
+        device: where its networks run on the worker: auto, cpu, cuda or mps.
+        results: the folder, as it was at the beginning.
+        options: more arguments of `attempt`.
+    """
+
+    detector: Detector | str
+    fingerprint: str
+    device: str
+    results: ResultFolder
+    options: dict[str, Any]
+
+    @classmethod
+    def of(cls, detector: Detector, weights: str | Path, device: str, results: ResultFolder, options: Any) -> Self:
+        """Return what is sent for a detector that was loaded by the name `weights`; `device` "" is where it is here."""
+        sent = what_loads(detector, weights) or (
+            detector if detector.device.type == "cpu" else deepcopy(detector).cpu()
+        )
+        return cls(sent, results.run["fingerprint"], device or detector.device.type, results, options)
+
+    def __call__(self) -> tuple[Detector, ResultFolder, dict[str, Any]]:
+        """Return what the cases of a worker share.
+
+        Raises:
+            ValueError: if the worker finds another detector than this under its name.
+        """
+        detector = load_detector(self.detector) if isinstance(self.detector, str) else self.detector
+        if isinstance(self.detector, str) and fingerprint(detector) != self.fingerprint:
+            raise ValueError(f"The workers find another detector than this process under {self.detector}.")
+        return detector.to(pick_device(self.device)), self.results, self.options
+
+
+def what_loads(detector: Detector, weights: str | Path) -> str | None:
+    """Return the name or folder by which any process of this computer gets the same detector; None: by none."""
+    name = absolute_name(str(weights)) or (str(weights) if str(weights) in packaged() else None)
+    if name is None or {"batch_size"} & vars(detector).keys():
+        return None
+    with suppress(ValueError):
+        stored = load_detector(name)
+        if describe(stored) == describe(detector) and fingerprint(stored) == fingerprint(detector):
+            return name
+    return None
+
+
+def attempt_on_worker(
+    detector: Detector, results: ResultFolder, options: dict[str, Any], id: str, path: str
+) -> tuple[CaseEntry, bool]:
+    """Attempt a case on a worker; return its entry, and whether the worker has noted that it failed."""
+    entry = attempt(id, path, detector, results, **options)
+    return entry, id in results.failed
+
+
+def detect_on_workers(
+    cases: Sequence[tuple[str, str | Path]], setup: CaseWorker, jobs: int, scheduler: str
+) -> Generator[CaseEntry]:
+    """Let workers attempt the cases, and yield their entries in any order; those that failed are noted in the folder.
+
+    Raises:
+        OtherResultsError: if another run has begun to write into the folder.
+        ValueError: if the workers cannot be used.
+    """
+    results, todo = setup.results, [(id, str(path)) for id, path in cases]
+    if scheduler:
+        todo = [(id, os.path.abspath(path)) for id, path in todo]
+    named = setup.detector if isinstance(setup.detector, str) else ""
+    weights = [str(find_weights(named).folder)] if absolute_name(named) else []
+    paths = [str(results.out), *weights, *(path for _, path in todo)]
+    with open_workers(min(jobs, len(todo)), scheduler, setup, paths) as workers:
+        for id, done in workers.results((id, attempt_on_worker, id, path) for id, path in todo):
+            try:
+                entry, noted = done.result()
+            except KilledError as error:
+                if setup.options["stop"]:
+                    raise
+                entry: CaseEntry = {"id": id, "status": "failed", "error": str(error)}
+                noted = False
+                results.fail(id, entry)
+            if noted:
+                results.failed[id] = entry
+            yield entry
+
+
 def detect_many(
     paths: str | Path | Sequence[str | Path],
     detector: Detector,
@@ -186,6 +299,9 @@ def detect_many(
     batch_size: int = 16,
     stop: bool = False,
     command: str = "",
+    jobs: int = 1,
+    scheduler: str = "",
+    device: str = "",
 ) -> dict[str, Any]:
     """Detect in every case, write the results and return what `detect.json` holds, and which cases were skipped.
 
@@ -208,6 +324,14 @@ def detect_many(
         batch_size: slices at a time, a matter of memory only.
         stop: raise the first error of a case instead of noting it.
         command: the command line, for the record.
+        jobs: processes, a case each, with one thread each; the results are those of one process that has one thread.
+            Unless it is 1, a script must call this under `if __name__ == "__main__":`, and Dask distributed is needed
+            (`pip install 'mmccd[cluster]'`). A case whose worker is killed is given to another one, at most three
+            times. Where there is one case left, this process does it.
+        scheduler: address (`tcp://host:8786`) or file of a Dask scheduler whose workers do it instead, perhaps on other
+            nodes. All of them have to see cases, results and weights under the same absolute path, on a drive that they
+            share, and have this version of mmccd and one thread (`dask worker ADDRESS --nthreads 1`).
+        device: where networks run on workers: auto, cpu, cuda or mps; "" is where the detector is here.
 
     Raises:
         ValueError: if the detector has no threshold, two cases have one name, or `out` cannot be written, lies among
@@ -220,12 +344,23 @@ def detect_many(
     options: dict[str, Any] = {"known": input is not None, "post": post, "batch_size": batch_size, "stop": stop}
     with output_folder(out) as out:
         remove_leftovers(out)
-        results = ResultFolder(out, run, overwrite, command)
-        mine = [
-            attempt(id, path, detector, results, skip=skip_existing, **options)
-            for id, path in track(cases, "detect", "case", show=progress)
-        ]
-        if any(c["status"] == "skipped" for c in mine):
+        results = ResultFolder(out.absolute() if scheduler else out, run, overwrite, command)
+        alone = not scheduler and min(jobs, len(cases)) <= 1
+        mine, todo = [], list(cases)
+        if skip_existing and not alone:
+            kept = {id: kept_entry(id, path, detector, results, options["known"]) for id, path in cases}
+            mine, todo = [c for c in kept.values() if c], [c for c in cases if not kept[c[0]]]
+        options["skip"] = skip_existing
+        if alone or len(todo) <= (not scheduler):
+            done = (attempt(id, path, detector, results, **options) for id, path in todo)
+        else:
+            setup = CaseWorker.of(detector, weights, device, results, options)
+            done = detect_on_workers(todo, setup, jobs, scheduler)
+        with closing(done):
+            mine += track(done, "detect", "case", total=len(cases), first=len(mine), show=progress)
+        if not alone:
+            remove_leftovers(out)
+        if not alone or any(c["status"] == "skipped" for c in mine):
             results.settle()
         entries = {c["id"]: c for c in [*results.cases(), *mine]}
     notes = {"notes": left_out} if left_out else {}

@@ -10,6 +10,7 @@ from mmccd.cases.grid import voxel_size
 from mmccd.detector import Detector
 from mmccd.ensemble import TRANSLATE, Ensemble, translation_map
 from mmccd.intensity import BACKGROUND, DEFAULT
+from mmccd.runtime import check_stop
 from mmccd.slices import FOV, Region, field_of_view, resize, resize_back, resize_labels, to_slices, to_volume
 
 
@@ -32,7 +33,11 @@ def map_slices(
 
     Returns:
         Maps (b 1 h w), float32, 0 or more, 0 outside the brain.
+
+    Raises:
+        KeyboardInterrupt: if the work of this thread has been asked to stop (`runtime.stopped_by`).
     """
+    check_stop()
     size = getattr(detector.config, "size", None)
     if not size:
         return detector.anomaly_map(x, brain, generator)
@@ -140,6 +145,7 @@ def translation_maps(
     x, y = (case.slices(m, index, c.normalisation) for m in (c.input, c.target))
     a = torch.zeros_like(x)
     for i in brain.flatten(1).any(1).nonzero().flatten().split(batch_size):
+        check_stop()
         inside = resize_labels(brain[i], c.size, region).to(cycle.device)
         given, other = (resize(v[i], c.size, edge, region).to(cycle.device) for v in (x, y))
         error = translation_map(cycle, given, other, inside).cpu()

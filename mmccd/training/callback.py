@@ -9,7 +9,7 @@ from typing import Any
 import lightning.pytorch as L
 
 from mmccd.files import write_atomic
-from mmccd.runtime import STOPPING, note_signal
+from mmccd.runtime import STOPPING, note_signal, stop_requested
 from mmccd.training.checkpoint import checkpoint_path, explained_write_errors, remove_older
 from mmccd.training.data import TrainingData
 from mmccd.training.fit import DetectorModule
@@ -22,7 +22,8 @@ from mmccd.training_loop import TrainConfig, converged, lr_factor, validate
 class TrainingCallback(L.Callback):
     """Logs, validates and saves checkpoints at their steps, and stops the run where its rule or a signal says so.
 
-    The first SIGINT or SIGTERM lets the current step finish and saves a checkpoint, the second stops at once.
+    The first SIGINT or SIGTERM lets the current step finish and saves a checkpoint, the second stops at once. In a
+    thread, which gets no signals, `runtime.stopped_by` does what the first one does.
 
     Args:
         out: Folder of the run.
@@ -151,6 +152,7 @@ class TrainingCallback(L.Callback):
         logged = due(c.log_every) or due(c.validate_every)
         if logged:
             self.write_row(trainer, pl_module, validated=due(c.validate_every))
+        self.stop_requested = self.stop_requested or stop_requested()
         self.agree(trainer, c)  # once: a later signal is for the next step
         stop = self.stop_requested or self.converged
         if due(c.checkpoint_every) or stop:

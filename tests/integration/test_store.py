@@ -497,15 +497,6 @@ def test_what_the_system_says(raw, tmp_path, error, words):
     assert prepare(raw, tmp_path / "s", **SMALL)["new"] == 3
 
 
-def test_a_worker_that_is_killed(raw, tmp_path):
-    "As when memory runs out: one sentence; what is done stays."
-    from concurrent.futures.process import BrokenProcessPool
-
-    with mock.patch("mmccd.cases.prepare.as_completed", side_effect=BrokenProcessPool):
-        assert "A worker was killed" in sentence(prepare, raw, tmp_path / "s", jobs=2, **SMALL)
-    assert prepare(raw, tmp_path / "s", **SMALL)["cases"] == 4
-
-
 @pytest.mark.parametrize(
     "options",
     [

@@ -3,7 +3,6 @@
 import json
 import re
 from concurrent.futures import Future
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -16,10 +15,21 @@ from toy_cases import tree
 from mmccd.anatomy import KINDS
 from mmccd.benchmark import schedule
 from mmccd.benchmark.networks import entries
-from mmccd.benchmark.plan import RECIPES, RENAMED, Plan, ScanSource, split_lists, stopping_rule, write_or_check_plan
+from mmccd.benchmark.plan import (
+    RECIPES,
+    RENAMED,
+    Plan,
+    ScanSource,
+    paths_of,
+    split_lists,
+    stopping_rule,
+    with_absolute_paths,
+    write_or_check_plan,
+)
 from mmccd.benchmark.run import describe_plan, run_benchmark, scan_notes
-from mmccd.benchmark.schedule import ProgressDisplay, Task, list_tasks, run_in_pool, run_in_turn, task_summary
+from mmccd.benchmark.schedule import ProgressDisplay, Task, list_tasks, run_in_turn, run_on_workers, task_summary
 from mmccd.cases.subjects import split_from_lists
+from mmccd.cluster import KilledError
 from mmccd.files import folder_lock
 from mmccd.training_loop import TrainConfig
 
@@ -213,41 +223,31 @@ class SilentDisplay:
         pass
 
 
-class InlinePool:
-    "A pool without processes: each task is done when it is waited for, the newest first."
+class InlineWorkers:
+    "Workers without processes: each task is done when it is waited for, the newest first."
 
     def __init__(self):
-        self.running, self.most, self.interrupted = [], 0, False
+        self.running, self.most, self.slots = [], 0, 1
 
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
-
-    def submit(self, work):
+    def submit(self, name, work):
         self.running.append((future := Future(), work))
         self.most = max(self.most, len(self.running))
         return future
 
-    def interrupt(self):
-        self.interrupted = True
-
-    def wait(self, running, **_):
+    def wait(self, *_):
         future, work = self.running.pop()
         try:
             future.set_result(work())
         except Exception as e:
             future.set_exception(e)
-        return type("Done", (), {"done": {future}})
+        return Namespace(done={future})
 
 
 @pytest.fixture
 def inline(monkeypatch):
-    pool = InlinePool()
-    monkeypatch.setattr(schedule, "ProcessPool", lambda jobs: pool)
-    monkeypatch.setattr(schedule, "wait", pool.wait)
-    return pool
+    workers = InlineWorkers()
+    monkeypatch.setattr(schedule, "wait", workers.wait)
+    return workers
 
 
 def toy_tasks(log):
@@ -258,27 +258,36 @@ def toy_tasks(log):
 
 
 def test_tasks_wait_for_what_they_need(inline):
-    for jobs in (1, 2, 3):
+    for inline.slots in (1, 2, 3):
         log, inline.most = [], 0
-        assert dict(run_in_pool(toy_tasks(log), jobs, SilentDisplay())) == {n: n.upper() for n in "abcde"}
-        assert inline.most == min(jobs, 2)
+        assert dict(run_on_workers(toy_tasks(log), inline, SilentDisplay())) == {n: n.upper() for n in "abcde"}
+        assert inline.most == min(inline.slots, 2)
         assert log.index("a") < log.index("c") < log.index("d")
         assert log.index("b") < log.index("e")
-    assert not inline.interrupted
     assert list(run_in_turn(toy_tasks([]), SilentDisplay())) == [(n, n.upper()) for n in "abcde"]
 
 
 def test_a_task_that_fails(inline):
-    "What waits for it is never begun, and the others are asked to stop."
+    "What waits for it is never begun."
     log = []
 
     def fails():
-        raise BrokenProcessPool("SIGKILL")  # which the pool turns into a sentence
+        raise KilledError("SIGKILL")
 
-    with pytest.raises(BrokenProcessPool):
-        list(run_in_pool([Task("a", None, fails), Task("b", "a", partial(log.append, "b"))], 2, SilentDisplay()))
-    assert inline.interrupted
+    with pytest.raises(KilledError):
+        list(
+            run_on_workers([Task("a", None, fails), Task("b", "a", partial(log.append, "b"))], inline, SilentDisplay())
+        )
     assert not log
+
+
+def test_paths_that_other_computers_understand(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    scans = ScanSource("s", "a.txt", "b.txt", "c.txt")
+    there = with_absolute_paths(Plan("out", "smoke", scans=scans))
+    assert paths_of(there) == [str(tmp_path / n) for n in ("out", "s", "a.txt", "b.txt", "c.txt")]
+    assert (there.scans.test_store, there.scans.subjects) == ("", None)
+    assert paths_of(with_absolute_paths(Plan("out"))) == [str(tmp_path / "out")]
 
 
 def test_a_line_for_each_task_where_there_is_no_terminal(tmp_path, capsys):

@@ -45,7 +45,7 @@ def test_the_record_is_the_command(run, tmp_path, monkeypatch):
     "Quotes and device included, so that the line in benchmark.json can be pasted."
     recorded = []
 
-    def stop(plan, jobs, progress, command):
+    def stop(plan, jobs, progress, command, scheduler):
         recorded.append(command)
         raise KeyboardInterrupt
 
