@@ -129,9 +129,9 @@ def open_workers(
 ) -> Generator[Workers]:
     """Give processes that do work, one thread each. At the end they are gone; where it raises, what runs is stopped.
 
-    On this computer they listen to 127.0.0.1 only. As everywhere in Dask, whoever can connect to a scheduler can run
-    programs as the user who started it: on a computer or in a network that you share with people you do not trust, set
-    Dask up with TLS.
+    Whoever can connect to a Dask scheduler can run programs as the user who started it. Processes here listen to
+    127.0.0.1 only, and with the package cryptography, which the extra `cluster` brings, nobody but this run can connect
+    to them. A scheduler of your own, in a network that you share with people you do not trust, needs Dask's TLS.
 
     Args:
         jobs: How many processes to start here; those of a scheduler are as many as it has.
@@ -270,6 +270,7 @@ def local_cluster(jobs: int) -> Generator["LocalCluster"]:
                     memory_limit=0,  # the system's limit is the only one
                     dashboard_address=None,
                     scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},
+                    security=True if find_spec("cryptography") else None,
                     silence_logs=logging.CRITICAL + 1,
                 )
                 stack.callback(cluster.close)

@@ -14,6 +14,7 @@ import time
 from concurrent.futures import Future
 from contextlib import contextmanager
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -94,6 +95,7 @@ def test_workers(tmp_path, capfd):
         ports = [c for p in (psutil.Process(), *toy.children()) for c in p.net_connections() if c.status == "LISTEN"]
         assert {c.laddr.ip for c in ports if c.laddr.port != 0} == {"127.0.0.1"}
         assert 8787 not in {c.laddr.port for c in ports}
+        assert workers.client.scheduler.address.startswith("tls" if find_spec("cryptography") else "tcp")
         assert [workers.submit("pair", toy.pair, k).result() for k in range(4)] == [("shared", k) for k in range(4)]
         with pytest.raises(FileNotFoundError, match="x"):
             workers.submit("a", toy.fail, "x").result()
@@ -336,7 +338,7 @@ def scheduler(tmp_path_factory):
 
 
 @pytest.mark.usefixtures("quick_reports")
-def test_the_workers_of_a_scheduler(scheduler, cases, tmp_path, monkeypatch):
+def test_the_workers_of_a_scheduler(scheduler, cases, tmp_path, monkeypatch, run):
     "By its address or its file; paths are those of this process, whatever folder the workers are in."
     monkeypatch.chdir(tmp_path)
     with single_thread():
@@ -351,6 +353,11 @@ def test_the_workers_of_a_scheduler(scheduler, cases, tmp_path, monkeypatch):
     found = detect_many("cases", mortal(tmp_path, 1), "three", scheduler=scheduler.file)
     assert [c["status"] for c in found["cases"]] == ["done"] * 3
     assert len(toy.noted(tmp_path / "seen")) == 3
+    alone, there = (Path(name, "c0/c0_detect.json") for name in ("alone", "there"))
+    assert run(*DETECT, "cases", "--out", "alone")[::2] == (0, "")
+    assert run(*DETECT, "cases", "--out", "there", "--scheduler", scheduler.file)[::2] == (0, "")
+    assert without_times(json.loads(there.read_text())["case"]) == without_times(json.loads(alone.read_text())["case"])
+    assert json.loads(there.read_text())["command"] == json.loads(alone.read_text())["command"]
 
 
 def test_the_benchmark_of_a_scheduler(scheduler, tmp_path, monkeypatch):
@@ -412,7 +419,8 @@ def test_workers_that_cannot_be_used(scheduler, cases, tmp_path, monkeypatch):
 
 # ---- without Dask
 def test_without_the_extra(cases, tmp_path, run, monkeypatch):
-    monkeypatch.setattr(cluster, "find_spec", lambda name: None)
+    monkeypatch.setattr(cluster, "is_installed", lambda: False)
+    monkeypatch.setattr(prepare_module, "is_installed", lambda: False)
     install = "pip install 'mmccd[cluster]'"
     refused(run(*DETECT, cases, "--out", tmp_path / "out", "--jobs", 2), "--jobs", install)
     refused(run(*DETECT, cases, "--out", tmp_path / "out", "--scheduler", "tcp://x:1"), "--scheduler", install)

@@ -6,7 +6,15 @@ import threading
 import pytest
 import torch
 
-from mmccd.runtime import interrupted_code, interrupts_later, sigterm_as_interrupt, single_thread
+from mmccd.runtime import (
+    check_stop,
+    interrupted_code,
+    interrupts_later,
+    sigterm_as_interrupt,
+    single_thread,
+    stop_requested,
+    stopped_by,
+)
 
 
 @pytest.fixture
@@ -82,3 +90,18 @@ def test_the_first_signal_waits_and_the_second_does_not():
     assert done == [1, 1]
     assert interrupted_code() == 143
     assert signal.getsignal(signal.SIGINT) == before
+
+
+def test_work_in_a_thread_is_asked_to_stop():
+    "The work of that thread alone, and only as long as it is inside."
+    asked, elsewhere = threading.Event(), []
+    with stopped_by(asked.is_set):
+        check_stop()
+        asked.set()
+        other = threading.Thread(target=lambda: elsewhere.append(stop_requested()))
+        other.start()
+        other.join()
+        with pytest.raises(KeyboardInterrupt):
+            check_stop()
+    assert elsewhere == [False]
+    check_stop()
