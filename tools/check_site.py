@@ -30,9 +30,6 @@ class Page(HTMLParser):
             self.loads.append(a["src"])
 
 
-read = cache(Page)
-
-
 def outside(address):
     "Does this address leave the site?"
     return bool(re.match(r"(?!data:)[a-z][a-z0-9+.-]*:|//", address))
@@ -48,7 +45,7 @@ def target(html, page, address):
 
 def problems(html):
     "Plain sentences, one for each link, place, load or size that is wrong, and counts of what was tried."
-    html = Path(html).resolve()
+    html, read = Path(html).resolve(), cache(Page)
     wrong, counts = [], dict.fromkeys(("pages", "links", "anchors", "outside", "loads"), 0)
     for page in sorted(html.rglob("*.html")):
         name = page.relative_to(html).as_posix()

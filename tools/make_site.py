@@ -17,6 +17,8 @@ import time
 import tomllib
 from pathlib import Path
 
+from mathml import write_font
+
 ROOT = Path(__file__).resolve().parent.parent
 PLACES = {
     "README.md": "index.ipynb",
@@ -293,6 +295,8 @@ def main():
         (static / "explorer.html").write_text("<!doctype html><title>explorer</title>", encoding="utf-8")
     else:
         make_explorer(static / "explorer.html")
+    if not write_font(static / "formulas.woff"):
+        print("formulas are drawn with a font of the reader's machine: pip install ziamath brings one along")
     command = [sys.executable, "-m", "sphinx", "-b", "html", "-W", "--keep-going", "-q", "-c", ROOT / "site"]
     command += ["-d", out / "doctrees", source, html]
     env = os.environ | {"MMCCD_SITE_STATIC": str(static)}
