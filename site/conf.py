@@ -70,8 +70,7 @@ html_theme_options = {
 def inline_math(writer, node):
     "A formula as MathML, which browsers draw without help from a network."
     from docutils.nodes import SkipNode
-
-    from mmccd.classroom.pages import math
+    from mathml import math
 
     writer.body.append(math(node.astext()))
     raise SkipNode
@@ -80,10 +79,9 @@ def inline_math(writer, node):
 def block_math(writer, node):
     "The same for a formula on a line of its own."
     from docutils.nodes import SkipNode
+    from mathml import math
 
-    from mmccd.classroom.pages import math
-
-    writer.body.append(f'<div class="site-formula">{math(node.astext(), {"display_mode": True})}</div>\n')
+    writer.body.append(f'<div class="site-formula">{math(node.astext(), display=True)}</div>\n')
     raise SkipNode
 
 
