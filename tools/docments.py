@@ -28,22 +28,21 @@ def arguments(function):
 
 def of_function(function, said):
     'What is said of each parameter, and of what is returned ("" where nothing is).'
-    head = range(function.lineno, function.body[0].lineno)
+    args, whole = function.args, range(function.lineno, function.body[0].lineno)
+    positional = [*args.posonlyargs, *args.args]
+    defaults = dict(zip([p.arg for p in positional[::-1]], args.defaults[::-1]))
+    defaults |= {p.arg: d for p, d in zip(args.kwonlyargs, args.kw_defaults) if d}
     found, lines = {}, set()
     for p in arguments(function):
         others = [q for q in arguments(function) if q is not p and q.lineno == p.lineno]
         if p.lineno == function.lineno or others:  # the comment of such a line belongs to the whole
             continue
-        mine = next((n for n in (p.lineno, p.end_lineno) if n in said), None)
-        later = [q.lineno for q in arguments(function) if q.lineno > p.lineno]
-        if mine is None:  # after a default of several lines
-            span = range(p.lineno, min(later, default=p.lineno + 1))
-            mine = next((n for n in span if n in said), None)
+        last = getattr(defaults.get(p.arg), "end_lineno", p.end_lineno)
+        mine = next((n for n in (last, p.lineno) if n in said), None)
+        lines |= set(range(p.lineno, last + 1))
         if mine is not None:
             found[p.arg] = said[mine]
-            lines.add(mine)
-    rest = [said[n] for n in head if n in said and n not in lines]
-    return found, " ".join(rest)
+    return found, " ".join(said[n] for n in whole if n in said and n not in lines)
 
 
 def of_class(node, said):
@@ -74,11 +73,14 @@ def read(source):
 def markup(text):
     "reStructuredText that shows `text` as it is, but for what stands in backticks, which is code."
     parts = re.split(r"(`[^`\n]+`)", text)
-    plain = [re.sub(r"([*|\\])|(?<=\w)(_)(?!\w)", r"\\\1\2", p) for p in parts[::2]]
-    code = [f"`{p}`" for p in parts[1::2]]
-    mixed = [p for pair in zip(plain, [*code, ""]) for p in pair]
-    # code may follow a letter or be followed by one, which needs an empty escape
-    return re.sub(r"(``[^`]+``)(?=\w)", r"\1\\ ", re.sub(r"(?<=[\w])(``[^`]+``)", r"\\ \1", "".join(mixed)))
+    shown = ""
+    for i, part in enumerate(parts):
+        if i % 2:  # code that touches a letter needs an empty escape between the two
+            before = "\\ " if re.search(r"\w$", parts[i - 1]) else ""
+            shown += before + f"`{part}`" + ("\\ " if re.match(r"\w", parts[i + 1]) else "")
+        else:
+            shown += re.sub(r"([*|\\])|(?<=\w)(_)(?!\w)", r"\\\1\2", part)
+    return shown
 
 
 def fields(obj):

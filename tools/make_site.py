@@ -173,12 +173,11 @@ def module_page(name, path, names, chapter, root=ROOT):
 
 
 def listing(shown, names):
-    "reStructuredText: a table of modules with what each is for, and the same in the list at the left."
+    "reStructuredText: a list of modules with what each is for, and the same in the list at the left."
     from docments import markup
 
-    rows = "".join(f"   * - :doc:`{n}`\n     - {markup(summary(names[n]))}\n" for n in shown)
-    table = f".. list-table::\n   :widths: auto\n   :class: site-modules\n\n{rows}\n" if shown else ""
-    return f"{table}.. toctree::\n   :hidden:\n\n" + "".join(f"   {n}\n" for n in shown) + "\n"
+    rows = "".join(f"* :doc:`{n}`: {markup(summary(names[n]))}\n" for n in shown)
+    return f"{rows}\n.. toctree::\n   :hidden:\n\n" + "".join(f"   {n}\n" for n in shown) + "\n"
 
 
 def write_api(out, root=ROOT):

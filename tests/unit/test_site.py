@@ -135,8 +135,9 @@ def test_comments_beside_parameters_are_read():
     found, returned = docments.read(SOURCE)
     assert found["errors"] == "(n 1 h w), one for each mask"
     assert found["how"] == '"mean" as published, # not a mark'
-    assert set(found) == {"errors", "how", "weights"}
-    assert returned.endswith("(1 h w); 0 where no mask lies")
+    assert found["weights"] == "of both"
+    assert "plain" not in found
+    assert returned == "(1 h w); 0 where no mask lies"
     assert docments.read(FIELDS) == ({"width": "pixels"}, "")
     assert docments.read(METHOD) == ({}, "(b 1 h w) -> the same")
     assert docments.read("f = lambda x: x  # not") == ({}, "")
@@ -163,6 +164,7 @@ def test_every_parameter_of_an_exported_function_is_documented():
         ("as `x_t`, in [-1, 1]", "as ``x_t``, in [-1, 1]"),
         ("2 * width and x_ of |x|", r"2 \* width and x\_ of \|x\|"),
         ("the `mask`s", r"the ``mask``\ s"),
+        ("`A` or `B`; the `c`s", r"``A`` or ``B``; the ``c``\ s"),
         ("snake_case stays", "snake_case stays"),
     ],
 )
