@@ -275,6 +275,7 @@ def make_explorer(path):
     newest = max(p.stat().st_mtime for p in (ROOT / "mmccd").rglob("*") if "__pycache__" not in p.parts)
     if not path.exists() or path.stat().st_mtime < newest:
         path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
         write_explorer(path)
 
 
