@@ -49,8 +49,9 @@ maximum_signature_line_length = 90
 # looks
 html_theme = "sphinx_book_theme"
 html_title = f"{project} {release}"
-html_static_path = [str(ROOT / "site/static"), os.environ["MMCCD_SITE_STATIC"]]
-html_css_files = ["site.css"]
+MADE = Path(os.environ["MMCCD_SITE_STATIC"])  # by tools/make_site.py: the explorer, the font of formulas
+html_static_path = [str(ROOT / "site/static"), str(MADE)]
+html_css_files = ["site.css", *(p.name for p in MADE.glob("formulas.css"))]
 html_js_files = ["site.js"]
 html_context = {"default_mode": "auto"}
 html_copy_source = False

@@ -113,8 +113,9 @@ def add_fields(app, what, name, obj, options, lines):
 
 
 def skip_member(app, what, name, obj, skip, options):
-    "For Sphinx's event autodoc-skip-member: functions, classes and properties are shown, values are not."
-    if name.startswith("_"):
+    "For Sphinx's event autodoc-skip-member: our functions, classes and properties are shown, values are not."
+    ours = (getattr(obj, "__module__", "") or "mmccd").startswith("mmccd")  # a library adds methods to its subclasses
+    if name.startswith("_") or not ours:
         return True
     shown = inspect.isroutine(obj) or inspect.isclass(obj) or isinstance(obj, property)
     return None if shown else True

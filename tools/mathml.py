@@ -49,7 +49,7 @@ def math(latex, display=False):
 
 
 def write_font(path):
-    "Write the font of formulas as `path` (WOFF); False where ziamath, which brings it, is not installed."
+    "Write the font of formulas as `path` (WOFF), and CSS that loads it; False where ziamath is not installed."
     if not (found := find_spec("ziamath")):
         return False
     from fontTools.subset import Options, Subsetter, load_font, save_font
@@ -62,4 +62,6 @@ def write_font(path):
     small.populate(unicodes=[c for first, last in BLOCKS for c in range(first, last + 1)])
     small.subset(font)
     save_font(font, str(path), options)
+    rule = f'@font-face {{ font-family: "Formulas"; src: url({path.name}) format("woff"); font-display: swap }}\n'
+    path.with_suffix(".css").write_text(rule, encoding="utf-8")
     return True

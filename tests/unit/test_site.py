@@ -187,6 +187,19 @@ def test_what_is_returned_is_no_type():
     assert got == ["Read.", "", ":returns: The fields of a case: volumes, affine.", "", "Raises:", "    ValueError: x"]
 
 
+def test_our_functions_and_properties_are_shown_and_values_are_not():
+    from mmccd import tables
+
+    def hidden(name, obj):
+        return docments.skip_member(None, "module", name, obj, False, None)
+
+    assert hidden("markdown_table", tables.markdown_table) is None
+    assert hidden("shape", property(len)) is None
+    assert hidden("_own", tables.markdown_table)
+    assert hidden("set", json.dumps)
+    assert hidden("WIDTH", 3)
+
+
 # formulas
 
 
