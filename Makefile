@@ -9,7 +9,7 @@ NAME   ?=
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help demo check test test-slow campaign lint types test-sync test-unit test-notebooks test-wheel test-rest \
-  notebooks clean
+  notebooks site clean
 
 help:       ## this list
 	@grep -E '^[a-z-]+: .*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/make \1|\2/' | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
@@ -58,6 +58,9 @@ notebooks: $(VENV)/.dev ## export, run in place, clean, README; one only: make n
 	$(PY) tools/notebooks.py run $(NAME)
 	$(PY) tools/in_sync.py --write
 
+site: $(VENV)/.docs ## the documentation site in build/site/html, of the outputs that are kept; links are tried
+	OMP_NUM_THREADS=1 MPLBACKEND=Agg HF_HUB_OFFLINE=1 $(PY) tools/make_site.py
+
 clean: ## remove what the commands made; .venv stays (rm -rf .venv removes it)
 	rm -rf demo build dist *.egg-info .pytest_cache .hypothesis nbs/.ipynb_checkpoints nbs/.last_checked
 	find mmccd nbs tests tools experiments benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -80,4 +83,9 @@ $(VENV)/.demo: $(VENV)/.made pyproject.toml constraints.txt
 $(VENV)/.dev: $(VENV)/.made pyproject.toml constraints.txt
 	@echo "Installing mmccd and its test tools into $(VENV) (the first time this takes some minutes) ..."
 	@$(PIP) install -e '.[dev,notebooks]' -c constraints.txt
+	@touch $(VENV)/.demo $@
+
+$(VENV)/.docs: $(VENV)/.made pyproject.toml constraints.txt
+	@echo "Installing mmccd and what makes its site into $(VENV) (the first time this takes some minutes) ..."
+	@$(PIP) install -e '.[notebooks,docs]' -c constraints.txt
 	@touch $(VENV)/.demo $@
