@@ -141,6 +141,14 @@ def test_slides_of_a_lesson(lesson):
     assert again.getvalue() == file.getvalue()
 
 
+def test_title_of_a_slide_is_a_line():
+    "A figure before the first heading stands under the lesson's title, whose number begins no list."
+    made = slides._section(slides.Slide("6. Who wins in $x^2$?", png=png(1)), 1)
+    assert made.startswith("<section><h2>6. Who wins in <")
+    assert "<math" in made
+    assert "<li>" not in made
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
