@@ -4,6 +4,7 @@ A copy of this file lies in each class pack, so it uses nothing but Python itsel
 """
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -37,7 +38,10 @@ def main() -> int:
         if code := subprocess.run([str(s) for s in step]).returncode:
             print(f"This did not work (exit code {code}); what is above says why.")
             return code
-    print(f"Done. To begin:\n  {programs / 'jupyter-lab'} {HERE / 'lessons' / 'nbs' / 'course' / '01_see_it.ipynb'}")
+    lessons = HERE / "lessons"  # all of it is served: the lessons link to the chapters, beside their own folder
+    begin = [programs / "jupyter-lab", f"--notebook-dir={lessons}", lessons / "nbs" / "course" / "01_see_it.ipynb"]
+    line = (subprocess.list2cmdline if os.name == "nt" else shlex.join)([str(word) for word in begin])
+    print(f"Done. To begin:\n  {line}")
     return 0
 
 

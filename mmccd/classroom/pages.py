@@ -25,9 +25,9 @@ table { border-collapse: collapse; display: block; overflow-x: auto } th, td { p
 tr { border-bottom: 1px solid #8884 } details { margin: .6rem 0; padding: .2rem .8rem; border-left: 3px solid #8886 }
 .write { border: 1px solid #999; height: 9rem; margin: .5rem 0 1.5rem } math { font-size: 1.05em }
 @media (prefers-color-scheme: dark) { a { color: #56b4e9 } blockquote { color: #aaa } }
-@media print { body { font-size: 12pt; max-width: none; padding: 0 } .sheet { break-before: page }
+@media print { body { font-size: 12pt; max-width: none; padding: 0 } .sheet + .sheet { break-before: page }
   h2, h3 { break-after: avoid } pre, .write, figure { break-inside: avoid } nav { display: none }
-  pre { white-space: pre-wrap } }
+  pre { white-space: pre-wrap; font-size: 8pt } }
 """
 
 
@@ -55,6 +55,11 @@ def to_html(markdown: str) -> str:
     """Return Markdown as HTML, with links to notebooks and to Markdown turned to the pages that are made of them."""
     page = re.compile(r'(<a href="(?!\w+:)[^"#]*)\.(?:ipynb|md)(?=["#])')
     return page.sub(r"\1.html", _reader().render(markdown))
+
+
+def line_to_html(markdown: str) -> str:
+    """Return a line of Markdown, such as a heading, as HTML without a paragraph; "6. Who wins" begins no list."""
+    return _reader().renderInline(markdown)
 
 
 def page(title: str, body: str, style: str = "", script: str = "") -> str:

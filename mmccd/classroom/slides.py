@@ -10,7 +10,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING, BinaryIO
 
 from mmccd.classroom.lessons import Exercise, Lesson
-from mmccd.classroom.pages import page, plain, to_html
+from mmccd.classroom.pages import line_to_html, page, plain, to_html
 from mmccd.viz import STYLE as LOOK
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def _section(slide: Slide, number: int) -> str:
     end = f'<div class="number">{number}</div></section>'
     if slide.first:
         return f"<section><h1>{html.escape(slide.title)}</h1><p>{html.escape(slide.text)}</p>{end}"
-    head = f"<section><h2>{to_html(slide.title)[3:-5]}</h2>"
+    head = f"<section><h2>{line_to_html(slide.title)}</h2>"
     if not slide.png:
         code = f"<pre>{html.escape(slide.code)}</pre>" if slide.code else ""
         return f'{head}<div class="text">{_without_links(to_html(slide.text))}{code}</div>{end}'

@@ -1,7 +1,9 @@
 "What teachers are given is made of the lessons as they are: every figure, every exercise, no answer too many."
 
 import json
+import os
 import re
+import shlex
 import subprocess
 import sys
 from base64 import b64decode, b64encode
@@ -141,6 +143,14 @@ def test_slides_of_a_lesson(lesson):
     assert again.getvalue() == file.getvalue()
 
 
+def test_title_of_a_slide_is_a_line():
+    "A figure before the first heading stands under the lesson's title, whose number begins no list."
+    made = slides._section(slides.Slide("6. Who wins in $x^2$?", png=png(1)), 1)
+    assert made.startswith("<section><h2>6. Who wins in <")
+    assert "<math" in made
+    assert "<li>" not in made
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -269,3 +279,18 @@ def test_installer_says_what_it_needs(tmp_path, version, said):
     assert said in done.stdout
     assert len(done.stdout.splitlines()) == 1
     assert not (tmp_path / "environment").exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the words of a line are quoted otherwise")
+def test_installer_begins_where_links_to_chapters_lead(tmp_path, monkeypatch, capsys):
+    here = tmp_path / "a class"
+    (here / "wheels").mkdir(parents=True)
+    (here / "wheels" / "python.txt").write_text(f"{sys.version_info.major}.{sys.version_info.minor}\n")
+    monkeypatch.setattr(install, "HERE", here)
+    monkeypatch.setattr(install.subprocess, "run", lambda command: subprocess.CompletedProcess(command, 0))
+    monkeypatch.setattr(sys, "argv", ["install.py"])
+    assert install.main() == 0
+    program, served, lesson = shlex.split(capsys.readouterr().out.splitlines()[-1])
+    assert Path(program) == here / "environment" / "bin" / "jupyter-lab"
+    assert served == f"--notebook-dir={here / 'lessons'}"
+    assert Path(lesson) == here / "lessons" / "nbs" / "course" / "01_see_it.ipynb"
