@@ -40,7 +40,7 @@ def measure(store: Path, where: str, workers: int, steps: int) -> dict[str, Any]
     place = f"file://{store}" if where == "URL" else store
     data = SliceStore(place).dataset(in_memory=where == "memory")
     config, waited = TrainConfig(steps=WARM_UP + steps, batch_size=BATCH), 0.0
-    pieces, start = iter(PieceLoader(Batches(data, config), workers)), time.perf_counter()
+    pieces, start = iter(PieceLoader(Batches(data, config), workers, gpu=True)), time.perf_counter()
     for step in range(WARM_UP + steps):
         if step == WARM_UP:
             start, waited = time.perf_counter(), 0.0

@@ -3,15 +3,17 @@
 import os
 import shutil
 import signal
+import time
 from dataclasses import replace
 
 import pytest
+import torch
 from toy_cases import write_case
 from toy_training import QUICK, everything, fit
 
 from mmccd.cases.prepare import prepare
 from mmccd.cases.store import SliceStore
-from mmccd.training.loader import MOST_WORKERS, PieceLoader, workers_for
+from mmccd.training.loader import MOST_WORKERS, PieceLoader, read_ahead, workers_for
 from mmccd.training_loop import Batches
 
 QUIET = replace(QUICK, steps=6, batch_size=4, validate_every=6, checkpoint_every=6)
@@ -34,6 +36,25 @@ def test_pieces_are_those_of_one_process(store, workers):
         got = [(s, p, b["flair"].sum().item()) for s, p, b in PieceLoader(batches, workers, rank, ranks=2)]
         assert got == [(s, p, b["flair"].sum().item()) for s, p, b in batches if p == rank]
     assert len(got) == 4
+
+
+def test_a_thread_reads_one_ahead_and_no_more(store):
+    asked = []
+
+    def slow():
+        for k in range(5):
+            asked.append(k)
+            yield k
+
+    items = read_ahead(slow())
+    assert next(items) == 0
+    time.sleep(0.05)
+    assert asked == [0, 1]
+    assert list(items) == [1, 2, 3, 4]
+    batches = Batches(SliceStore(store).dataset(), QUIET)
+    there, here = (list(PieceLoader(batches, gpu=gpu)) for gpu in (True, False))
+    assert [(s, p) for s, p, _ in there] == [(s, p) for s, p, _ in here]
+    assert all(torch.equal(a["flair"], b["flair"]) for (_, _, a), (_, _, b) in zip(there, here))
 
 
 def test_run_with_workers_is_the_same_run(store, tmp_path):
