@@ -22,9 +22,10 @@ check: lint types test-sync test-unit ## what to run before each commit: two min
 
 test: check test-notebooks test-wheel test-rest ## check, and everything below, in this order
 
-lint: $(VENV)/.dev ## layout and common faults (ruff), imports that point downwards
+lint: $(VENV)/.dev ## layout and common faults (ruff), spelling, imports that point downwards
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
+	$(VENV)/bin/codespell
 	$(PY) tools/imports.py > /dev/null
 
 types: $(VENV)/.dev ## types of the plain modules (pyrefly)

@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -159,3 +160,12 @@ def test_data_credits_the_atlas():
         "Permission to use, copy, modify, and distribute",
     ):
         assert needed in words
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / ".github").rglob("*.yml")), ids=lambda p: p.name)
+def test_files_for_the_code_host_can_be_read(path):
+    content = yaml.safe_load(path.read_text())
+    if "workflows" in path.parts:
+        assert content["permissions"] == {"contents": "read"}  # a job that publishes asks for more by itself
+    if "ISSUE_TEMPLATE" in path.parts:
+        assert {"name", "description", "body"} <= content.keys()
