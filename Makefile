@@ -9,7 +9,7 @@ NAME   ?=
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help demo check test test-slow campaign lint types test-sync test-unit test-notebooks test-wheel test-rest \
-  notebooks site clean
+  notebooks site dist clean
 
 help:       ## this list
 	@grep -E '^[a-z-]+: .*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/make \1|\2/' | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
@@ -61,6 +61,9 @@ notebooks: $(VENV)/.dev ## export, run in place, clean, README; one only: make n
 
 site: $(VENV)/.docs ## the documentation site in build/site/html, of the outputs that are kept; links are tried
 	OMP_NUM_THREADS=1 MPLBACKEND=Agg HF_HUB_OFFLINE=1 $(PY) tools/make_site.py
+
+dist: $(VENV)/.dev ## source distribution and wheel in dist/, built twice and compared
+	PYTHONPATH="$(CURDIR):$(CURDIR)/tools" $(PY) tools/release.py dist
 
 clean: ## remove what the commands made; .venv stays (rm -rf .venv removes it)
 	rm -rf demo build dist *.egg-info .pytest_cache .hypothesis nbs/.ipynb_checkpoints nbs/.last_checked
