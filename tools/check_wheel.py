@@ -11,11 +11,12 @@ from shutil import copy, copytree, ignore_patterns
 
 ROOT = Path(__file__).resolve().parent.parent
 NOT_NEEDED = ["nbdev", "fastcore", "execnb", "ipywidgets", "ipyniivue", "IPython", "pytest"]
+SKIPPED = ["mmccd.__main__", "mmccd.cli.__main__", "mmccd.cluster.worker"]  # two are programs, one needs an extra
 PROBE = f"""
 import importlib, importlib.util, pkgutil, sys, mmccd
 from pathlib import Path
 assert Path(mmccd.__file__).is_relative_to(sys.prefix), f"mmccd comes from {{mmccd.__file__}}, not from the wheel"
-names = [m.name for m in pkgutil.walk_packages(mmccd.__path__, "mmccd.") if m.name != "mmccd.__main__"]
+names = [m.name for m in pkgutil.walk_packages(mmccd.__path__, "mmccd.") if m.name not in {SKIPPED}]
 for name in names: importlib.import_module(name)
 there = [n for n in {NOT_NEEDED} if n in sys.modules or importlib.util.find_spec(n)]
 assert not there, f"a plain installation must not need {{', '.join(there)}}"
@@ -87,7 +88,10 @@ def main():
             ROOT / "constraints.txt",
         ]
         run([*pip, wheel], elsewhere)
-        print("wheel:", run([venv / "bin/python", "-c", PROBE], elsewhere).strip().splitlines()[-1])
+        said = run([venv / "bin/python", "-c", PROBE], elsewhere).strip().splitlines()[-1]
+        if " modules import: " not in said:
+            sys.exit(f"wheel: the modules were not imported; the last that was said is {said!r}")
+        print("wheel:", said)
         if "demo" not in run([venv / "bin/mmccd", "--help"], elsewhere):
             sys.exit("wheel: `mmccd --help` does not name the demo")
         run([venv / "bin/mmccd", "demo", "--out", "out"], elsewhere)
