@@ -70,7 +70,6 @@ class DetectorModule(L.LightningModule):
         self.grad_norm: Tensor | float = 0.0
         self.losses: list[Tensor] = []  # since the last line of the log
         self.ema = AveragedModel(detector, avg_fn=partial(ema_average, decay=config.ema))  # part of every checkpoint
-        self.ema.requires_grad_(False)
 
     @property
     def averaged(self) -> Detector:
@@ -158,7 +157,7 @@ def make_trainer(out: Path, config: TrainConfig, device: str, callback: L.Callba
         ranks: The processes that train together.
     """
     together: Any = {"devices": 1, "plugins": [LightningCheckpointIO(), LightningEnvironment()]}
-    if ranks.world > 1:  # some parts of a detector take no part in its loss
+    if ranks.world > 1:  # some parts of a detector, and its average, take no part in the loss
         ddp = DDPStrategy(find_unused_parameters=True)
         plugins = [LightningCheckpointIO(), ranks.environment]
         together = {
