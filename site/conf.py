@@ -71,7 +71,8 @@ html_theme_options = {
 def inline_math(writer, node):
     "A formula as MathML, which browsers draw without help from a network."
     from docutils.nodes import SkipNode
-    from mathml import math
+
+    from mmccd.classroom.pages import math
 
     writer.body.append(math(node.astext()))
     raise SkipNode
@@ -80,9 +81,10 @@ def inline_math(writer, node):
 def block_math(writer, node):
     "The same for a formula on a line of its own."
     from docutils.nodes import SkipNode
-    from mathml import math
 
-    writer.body.append(f'<div class="site-formula">{math(node.astext(), display=True)}</div>\n')
+    from mmccd.classroom.pages import math
+
+    writer.body.append(f'<div class="site-formula">{math(node.astext(), {"display_mode": True})}</div>\n')
     raise SkipNode
 
 

@@ -17,7 +17,7 @@ import time
 import tomllib
 from pathlib import Path
 
-from mathml import write_font
+from formula_font import write_font
 
 ROOT = Path(__file__).resolve().parent.parent
 PLACES = {

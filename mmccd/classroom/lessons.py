@@ -83,8 +83,8 @@ def caption(cells: list[dict[str, Any]], after: int) -> str:
     for cell in cells[after + 1 :]:
         text = "".join(cell["source"])
         if cell["cell_type"] == "markdown":
-            m = re.match(r"\*(?!\*)(.+?)\*?\s*(?:\n\s*\n|\Z)", text, re.S)
-            return m[1].strip() if m else ""
+            m = re.match(r"\*(?!\*)(.+?)(?:\n\s*\n|\Z)", text, re.S)
+            return "".join(m[1].rsplit("*", 1)).strip() if m else ""
         if not text.startswith("#| hide"):
             return ""
     return ""

@@ -31,11 +31,37 @@ tr { border-bottom: 1px solid #8884 } details { margin: .6rem 0; padding: .2rem 
 """
 
 
+LETTERS = {  # first of A to Z, of a to z, of 0 to 9; Unicode has a few letters elsewhere
+    "script": (0x1D49C, 0x1D4B6, None),
+    "bold": (0x1D400, 0x1D41A, 0x1D7CE),
+    "double-struck": (0x1D538, 0x1D552, 0x1D7D8),
+}
+ELSEWHERE = {
+    "script": dict(zip("BEFHILMRego", "ℬℰℱℋℐℒℳℛℯℊℴ")),
+    "double-struck": dict(zip("CHNPQRZ", "ℂℍℕℙℚℝℤ")),
+}
+
+
+def letter(kind: str, char: str) -> str:
+    """Return the character that is `char` in a script, bold or double-struck hand; itself where there is none."""
+    first = LETTERS[kind][0 if char.isupper() else 1 if char.islower() else 2]
+    if char in ELSEWHERE.get(kind, {}):
+        return ELSEWHERE[kind][char]
+    if not (char.isascii() and char.isalnum()) or first is None:
+        return char
+    return chr(first + ord(char) - ord("A" if char.isupper() else "a" if char.islower() else "0"))
+
+
 def math(latex: str, options: dict[str, Any] | None = None) -> str:
-    """Return a formula as MathML, which browsers draw without help; `options["display_mode"]` sets it apart."""
+    """Return a formula as MathML, which browsers draw without help; `options["display_mode"]` sets it apart.
+
+    Browsers leave out the scripts and bold letters that MathML asks for by name, so these become characters.
+    """
     from latex2mathml.converter import convert
 
-    return convert(latex, display="block" if (options or {}).get("display_mode") else "inline")
+    found = rf'<(m[ino]) mathvariant="({"|".join(LETTERS)})">([^<&]+)<'
+    spelled = lambda m: f"<{m[1]}>{''.join(letter(m[2], c) for c in m[3])}<"  # noqa: E731
+    return re.sub(found, spelled, convert(latex, display="block" if (options or {}).get("display_mode") else "inline"))
 
 
 @cache

@@ -152,7 +152,8 @@ def pixels(state: ScoresState, threshold: float | None = None) -> tuple[np.ndarr
     found = [marked(state.patient, *rest)]
     found.append(marked("", *rest)[: state.healthy] if state.healthy else others.lesion[:0])
     truths = [one.lesion, others.lesion[: state.healthy]]
-    return tuple(np.concatenate([v[b] for v, b in zip(part, brains)]) for part in (found, truths))  # type: ignore[return-value]
+    pred, truth = (np.concatenate([v[b] for v, b in zip(part, brains)]) for part in (found, truths))
+    return pred, truth
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ from dataclasses import fields, replace
 from typing import Any, ClassVar
 
 from mmccd.explorer.controls import Controls, make_widget, set_slider
-from mmccd.viz import Sheet
 from mmccd.widgets.confusion import (
     EROSIONS,
     MOST_HEALTHY,
@@ -60,6 +59,9 @@ class PhysicsPanel(LessonPanel[PhysicsState]):
     """A tissue, a scanner, and whether translation must fail."""
 
     name, buttons = "physics", ("usual",)
+    fit = staticmethod(fit_physics)
+    draw = staticmethod(draw_physics)
+    describe = staticmethod(describe_physics)
     groups: ClassVar[dict[str, Sequence[str]]] = {
         "The tissue": ("tissue", "t1", "t2", "pd"),
         "A translator": ("input", "target", "alike"),
@@ -106,10 +108,6 @@ class PhysicsPanel(LessonPanel[PhysicsState]):
                 self.controls["tissue"].value = ""
         self.show(self.read())
 
-    def fit(self, state: PhysicsState) -> PhysicsState:
-        """See `LessonPanel`."""
-        return fit_physics(state)
-
     def put(self, state: PhysicsState) -> None:
         """See `LessonPanel`."""
         c = self.controls
@@ -120,19 +118,14 @@ class PhysicsPanel(LessonPanel[PhysicsState]):
             c[f.name].value = getattr(state, f.name)
         c["tissue"].value = state.tissue
 
-    def draw(self, state: PhysicsState) -> Sheet:
-        """See `LessonPanel`."""
-        return draw_physics(state)
-
-    def describe(self, state: PhysicsState) -> str:
-        """See `LessonPanel`."""
-        return describe_physics(state)
-
 
 class MasksPanel(LessonPanel[MasksState]):
     """A family of masks, mask by mask, with its coverage and its cost."""
 
     name, buttons = "masks", ("play",)
+    fit = staticmethod(fit_masks)
+    draw = staticmethod(draw_masks)
+    describe = staticmethod(describe_masks)
     groups: ClassVar[dict[str, Sequence[str]]] = {
         "The family": ("family", "width", "step", "at_once", "dealt"),
         "One mask after the other": ("shown", "play"),
@@ -161,10 +154,6 @@ class MasksPanel(LessonPanel[MasksState]):
         """See `LessonPanel`."""
         return MasksState(**{f.name: self.controls[f.name].value for f in fields(MasksState)})
 
-    def fit(self, state: MasksState) -> MasksState:
-        """See `LessonPanel`."""
-        return fit_masks(state)
-
     def put(self, state: MasksState) -> None:
         """See `LessonPanel`; only what the family has is to be seen."""
         c, n, legal = self.controls, len(make_masks(state)), legal_steps(state.family, state.width)
@@ -184,19 +173,13 @@ class MasksPanel(LessonPanel[MasksState]):
         }.items():
             c[name].layout.display = None if seen else "none"
 
-    def draw(self, state: MasksState) -> Sheet:
-        """See `LessonPanel`."""
-        return draw_masks(state)
-
-    def describe(self, state: MasksState) -> str:
-        """See `LessonPanel`."""
-        return describe_masks(state)
-
 
 class ScoresPanel(LessonPanel[ScoresState]):
     """A threshold on a map, what it marks, and what the scores make of it."""
 
     name, buttons = "scores", ("oracle",)
+    draw = staticmethod(draw_scores)
+    describe = staticmethod(describe_scores)
     groups: ClassVar[dict[str, Sequence[str]]] = {
         "The threshold": ("threshold", "oracle"),
         "Before and after it": ("erode", "smallest"),
@@ -228,14 +211,6 @@ class ScoresPanel(LessonPanel[ScoresState]):
         """See `LessonPanel`."""
         for f in fields(state):
             self.controls[f.name].value = getattr(state, f.name)
-
-    def draw(self, state: ScoresState) -> Sheet:
-        """See `LessonPanel`."""
-        return draw_scores(state)
-
-    def describe(self, state: ScoresState) -> str:
-        """See `LessonPanel`."""
-        return describe_scores(state)
 
     def numbers(self, state: ScoresState) -> str:
         """See `LessonPanel`."""

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from mmccd.classroom import install, pack, pages, sheets, slides
-from mmccd.classroom.lessons import Exercise, Picture, lesson_files, read_lesson
+from mmccd.classroom.lessons import Exercise, Picture, caption, lesson_files, read_lesson
 
 COURSE = Path(__file__).resolve().parents[2] / "nbs" / "course"
 LESSONS = lesson_files(COURSE)
@@ -74,6 +74,19 @@ def test_lesson_is_taken_apart(lesson):
     assert exercise.question.startswith("Write `f(x)`")
     assert exercise.start.startswith("# Exercise 1")
     assert "return 42" in exercise.answer
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("*A *b* c.*\n\nMore.", "A *b* c."),
+        ("*A\nb.* (One patient of ten.)\n\nMore *x*.", "A\nb. (One patient of ten.)"),
+        ("**Bold** begins.", ""),
+        ("No caption.", ""),
+    ],
+)
+def test_caption(text, expected):
+    assert caption([code("f()"), markdown(text)], 0) == expected
 
 
 def test_not_a_lesson(tmp_path):

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import check_site
 import docments
+import formula_font
 import make_site
-import mathml
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -205,14 +205,16 @@ def test_our_functions_and_properties_are_shown_and_values_are_not():
 
 def test_letters_that_browsers_know():
     pytest.importorskip("latex2mathml")
-    assert [mathml.letter("script", c) for c in "NFe"] == ["𝒩", "ℱ", "ℯ"]
-    assert mathml.letter("bold", "1") == "𝟏"
-    assert "mathvariant" not in mathml.math(r"\mathcal N(0, \mathbf{1})")
+    from mmccd.classroom.pages import letter, math
+
+    assert [letter("script", c) for c in "NFe"] == ["𝒩", "ℱ", "ℯ"]
+    assert letter("bold", "1") == "𝟏"
+    assert "mathvariant" not in math(r"\mathcal N(0, \mathbf{1})")
 
 
 def test_font_is_left_out_where_nothing_brings_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(mathml, "find_spec", lambda name: None)
-    assert not mathml.write_font(tmp_path / "f.woff")
+    monkeypatch.setattr(formula_font, "find_spec", lambda name: None)
+    assert not formula_font.write_font(tmp_path / "f.woff")
 
 
 def test_font_has_the_tables_of_formulas(tmp_path):
@@ -220,7 +222,7 @@ def test_font_has_the_tables_of_formulas(tmp_path):
         pytest.skip("ziamath, which brings the font, is not installed")
     from fontTools.ttLib import TTFont
 
-    assert mathml.write_font(tmp_path / "f.woff")
+    assert formula_font.write_font(tmp_path / "f.woff")
     font = TTFont(tmp_path / "f.woff")
     assert "MATH" in font
     assert {ord("α"), 0x1D465, 0x1D4A9, ord("∏")} <= font.getBestCmap().keys()
