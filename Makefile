@@ -81,12 +81,12 @@ $(VENV)/.made:
 
 $(VENV)/.demo: $(VENV)/.made pyproject.toml constraints.txt
 	@echo "Installing mmccd into $(VENV) (the first time this takes some minutes) ..."
-	@$(PIP) install -e . -c constraints.txt
+	@$(PIP) install -e '.[train]' -c constraints.txt
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.made pyproject.toml constraints.txt
 	@echo "Installing mmccd and its test tools into $(VENV) (the first time this takes some minutes) ..."
-	@$(PIP) install -e '.[dev,notebooks]' -c constraints.txt
+	@$(PIP) install -e '.[dev]' -c constraints.txt
 	@touch $(VENV)/.demo $@
 
 $(VENV)/.docs: $(VENV)/.made pyproject.toml constraints.txt

@@ -14,6 +14,8 @@ from functools import cache
 
 import numpy as np
 
+from .extras import require
+
 # %% ../nbs/components/01_anatomy.ipynb #2bb5eded
 VERSION = 1  # of the frozen default phantom, part of every id: a change that alters a voxel needs a new number
 VARIED = ("anatomy", "contrast", "image")  # what may differ more than usual between heads for training
@@ -48,6 +50,7 @@ def template_grid() -> list:  # x to the right, y to the front, z up, in MNI mm,
 @cache
 def load_atlas() -> dict:  # name -> float32 map (197, 233, 189), 1 mm, in [0, 1]: gm, wm, deep, ventricle, brain
     "Load the tissue probabilities of the ICBM152 2009a template in nilearn (Fonov et al. 2011); nothing is downloaded."
+    require("a phantom", "nilearn")
     from nilearn import datasets
     from scipy.ndimage import binary_closing, gaussian_filter
 

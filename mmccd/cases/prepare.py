@@ -36,8 +36,9 @@ from mmccd.cases.records import (
 )
 from mmccd.cases.resume import Source, Task, check_recipe, first_modalities, lacks, source_files, unfinished
 from mmccd.cases.subjects import read_subjects
-from mmccd.cluster import KilledError, is_installed, open_workers
+from mmccd.cluster import KilledError, open_workers
 from mmccd.errors import display_name, format_error
+from mmccd.extras import is_installed
 from mmccd.files import folder_lock, output_folder, remove_leftovers, swap_in, working_folder
 from mmccd.intensity import BACKGROUND, DEFAULT, check_method, normalise
 from mmccd.phantom import make_phantom
@@ -262,7 +263,7 @@ def count_processes(jobs: int, n: int, place: Place) -> int:
     if in_memory(place):
         return 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(jobs or (cores if n >= 16 and is_installed() else 1), n))
+    return max(1, min(jobs or (cores if n >= 16 and is_installed("distributed") else 1), n))
 
 
 def in_memory(place: Place) -> bool:

@@ -19,6 +19,7 @@ from typing_extensions import TypedDict
 
 from mmccd.anatomy import GRID, MODALITIES, VARIED
 from mmccd.errors import display_name
+from mmccd.extras import require
 from mmccd.files import LOCK, PART, user_path
 from mmccd.intensity import check_method
 from mmccd.schemas import MAX_BYTES, Millimetres, Natural, checked
@@ -33,6 +34,7 @@ Place = str | PathLike[str]  # a path, or an fsspec URL such as memory://x or s3
 Recipe = dict[str, Any]  # how a store is made; see `StoredRecipe`
 Record = dict[str, Any]  # of a case; see `StoredRecord`
 
+NEEDS_ZARR = "a store of slices"
 FORMAT = 2  # of the store; those of format 1 have no checksums
 ARRAYS = {"images": "float16", "masks": "uint8"}  # of a case, (n m size size) and (n 2 size size)
 
@@ -136,6 +138,7 @@ def open_place(place: Place, write: bool = False) -> Store:
     Raises:
         ValueError: if there can be no store.
     """
+    require(NEEDS_ZARR, "zarr", "fsspec")
     from zarr.storage import FsspecStore, LocalStore
 
     with store_errors(place):
@@ -152,6 +155,7 @@ def open_place(place: Place, write: bool = False) -> Store:
 
 def open_files(place: Place) -> tuple[AbstractFileSystem, str]:
     """Return the file system of a store, and the path of the store in it."""
+    require(NEEDS_ZARR, "zarr", "fsspec")
     import fsspec
 
     if is_url(place):

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmccd.classroom.lessons import caption
+from mmccd.extras import require
 
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt
     from nbconvert import HTMLExporter
 
-MISSING = "pages are made by nbconvert, markdown-it and latex2mathml; to get them: pip install 'mmccd[notebooks]'"
 
 STYLE = """
 :root { color-scheme: light dark }
@@ -66,13 +66,12 @@ def math(latex: str, options: dict[str, Any] | None = None) -> str:
 
 @cache
 def _reader() -> "MarkdownIt":
-    """Return the reader of Markdown; ModuleNotFoundError says what is missing."""
-    try:
-        from markdown_it import MarkdownIt
-        from mdit_py_plugins.anchors import anchors_plugin
-        from mdit_py_plugins.dollarmath import dollarmath_plugin
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(MISSING) from error
+    """Return the reader of Markdown; MissingExtraError says what is missing."""
+    require("a page of a notebook", "markdown_it", "mdit_py_plugins", "latex2mathml")
+    from markdown_it import MarkdownIt
+    from mdit_py_plugins.anchors import anchors_plugin
+    from mdit_py_plugins.dollarmath import dollarmath_plugin
+
     reader = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
     return reader.use(anchors_plugin, max_level=4).use(dollarmath_plugin, renderer=math, double_inline=True)
 
@@ -119,11 +118,10 @@ def plain(markdown: str) -> str:
 
 @cache
 def _exporter() -> "HTMLExporter":
-    """Return nbconvert's exporter, with our reader of Markdown; ModuleNotFoundError says what is missing."""
-    try:
-        from nbconvert import HTMLExporter
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(MISSING) from error
+    """Return nbconvert's exporter, with our reader of Markdown; MissingExtraError says what is missing."""
+    require("a page of a notebook", "nbconvert")
+    from nbconvert import HTMLExporter
+
     exporter = HTMLExporter(template_name="basic", exclude_input_prompt=True, exclude_output_prompt=True)
     exporter.register_filter("markdown2html", lambda source, **_: to_html(source))
     return exporter

@@ -16,6 +16,7 @@ import typer
 
 from mmccd.cli.options import Options, check_json
 from mmccd.errors import format_error
+from mmccd.extras import require
 from mmccd.files import user_path
 from mmccd.runtime import interrupted_code, say, sigterm_as_interrupt
 
@@ -40,7 +41,7 @@ _RUN: dict[type[Options], Callable[[Any], int | None]] = {}
 
 
 def command(
-    options: type[SomeOptions], epilog: str
+    options: type[SomeOptions], epilog: str, needs: str = ""
 ) -> Callable[[Callable[[SomeOptions], int | None]], Callable[[SomeOptions], int | None]]:
     """Return a decorator that makes a function the command of a class of options.
 
@@ -49,17 +50,23 @@ def command(
     Args:
         options: dataclass whose fields are the command's arguments and options, in the order of the help.
         epilog: the last lines of the help, with examples.
+        needs: extra whose packages the command cannot do without.
     """
 
     def register(run: Callable[[SomeOptions], int | None]) -> Callable[[SomeOptions], int | None]:
         def parsed(**values: Any) -> SomeOptions:
             return options(**values)
 
+        def checked(options: SomeOptions) -> int | None:
+            if needs:
+                require(f"mmccd {options.command}", needs)
+            return run(options)
+
         signature = inspect.signature(options)
         parsed.__signature__ = signature  # type: ignore[attr-defined]  what typer reads
         parsed.__annotations__ = {p.name: p.annotation for p in signature.parameters.values()}
         app.command(options.command, help=run.__doc__, epilog=epilog)(parsed)
-        _RUN[options] = run
+        _RUN[options] = checked
         return run
 
     return register

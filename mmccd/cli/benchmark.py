@@ -165,6 +165,7 @@ def print_tables(result: dict[str, Any], where: str) -> None:
     BenchmarkOptions,
     epilog="Example: mmccd benchmark --plan. Then: mmccd benchmark --out tables --jobs 2. "
     "Scans: mmccd benchmark --store slices.zarr --lists brats2021 --preset gpu",
+    needs="train",
 )
 def benchmark(options: BenchmarkOptions) -> None:
     """Make the paper's tables: train what is missing, measure."""

@@ -175,7 +175,7 @@ Next:    mmccd detect {words["cases"]} --out {words["next"]} --weights cycle-t1-
          mmccd detect YOUR_CASE --out results --weights mmccd      (skull-stripped, a folder or a NIfTI file)"""
 
 
-@command(DemoOptions, epilog="Example: mmccd demo --out demo")
+@command(DemoOptions, epilog="Example: mmccd demo --out demo", needs="train")
 def demo(options: DemoOptions) -> None:
     """Two phantom subjects; threshold, cycle and MMCCD side by side."""
     device, out = pick_device(options.device), options.out

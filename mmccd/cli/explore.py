@@ -12,6 +12,7 @@ from mmccd.cli.app import command
 from mmccd.cli.options import Device, Options, check_json, put_json, show
 from mmccd.explorer.saving import save_view
 from mmccd.explorer.server import check_server, explorer_notebook, private_folder, serve, write_redirect
+from mmccd.extras import require
 from mmccd.registry import masked_methods, packaged_name
 from mmccd.runtime import pick_device
 
@@ -154,6 +155,7 @@ def open_explorer(options: ExploreOptions) -> tuple["Explorer", dict[str, Any]]:
     if options.case:
         subject = file_subject(options.case.absolute(), fields.get("input"))
     else:
+        require("a phantom", "nilearn", instead="name a CASE of yours")
         given: dict[str, Any] = {"kind": options.kind or None, "seed": options.subject_seed}
         subject = phantom_subject(**{k: v for k, v in given.items() if v is not None})
     explorer = Explorer(subject, explorer_weights(options.weights, options.input), device)

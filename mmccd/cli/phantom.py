@@ -32,7 +32,7 @@ class PhantomOptions(Options):
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace subjects that are already there.")] = False
 
 
-@command(PhantomOptions, epilog="Example: mmccd phantom cases --healthy 5 --glioma 5 --seed 1")
+@command(PhantomOptions, epilog="Example: mmccd phantom cases --healthy 5 --glioma 5 --seed 1", needs="train")
 def phantom(options: PhantomOptions) -> None:
     """Make phantom subjects with known truth, in BraTS layout."""
     kinds = ("healthy", "glioma", "ms", "infarct", "artefact")

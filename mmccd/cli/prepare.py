@@ -158,6 +158,7 @@ def print_store(result: dict[str, Any], json: str = "") -> int:
     PrepareOptions,
     epilog="Example: mmccd prepare BraTS2021 slices.zarr --slices 30:125 --size 128. "
     "Phantoms: mmccd prepare phantom slices.zarr --healthy 400 --every 8 --slices 30:125 --seed 1",
+    needs="train",
 )
 def prepare(options: PrepareOptions) -> int:
     """Write a store of slices for training: each case is read once. The same command goes on where it was stopped."""

@@ -240,6 +240,7 @@ def print_run(options: TrainOptions, record: dict[str, Any]) -> None:
     TrainOptions,
     epilog="Example: mmccd train cycle slices.zarr --input flair --target t2 --out run. "
     "Then: mmccd detect CASE --weights run --out results",
+    needs="train",
 )
 def train(options: TrainOptions) -> None:
     """Train a detector on the healthy slices of a store."""

@@ -13,13 +13,13 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, as_completed, wait
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
-from importlib.util import find_spec
 from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmccd import __version__
 from mmccd.errors import display_name
+from mmccd.extras import is_installed, require
 from mmccd.files import user_path
 from mmccd.runtime import interrupts_later
 
@@ -42,11 +42,6 @@ LOCAL = {
 
 class KilledError(ValueError):
     """Every worker that came to a task was killed."""
-
-
-def is_installed() -> bool:
-    """Is Dask distributed there?"""
-    return find_spec("distributed") is not None
 
 
 class Workers:
@@ -146,9 +141,7 @@ def open_workers(
         ValueError: Dask distributed is not installed, no process can be started, the scheduler cannot be reached or has
             no workers, or one of these has another version of mmccd, several threads, or does not see a path.
     """
-    if not is_installed():
-        what = "--scheduler" if scheduler else "More than one process (--jobs)"
-        raise ValueError(f"{what} needs Dask distributed, which is not installed: pip install 'mmccd[cluster]'")
+    require("--scheduler" if scheduler else "More than one process (--jobs)", "distributed")
     from distributed.utils import silence_logging_cmgr
 
     from mmccd.cluster.worker import Run
@@ -270,7 +263,7 @@ def local_cluster(jobs: int) -> Generator["LocalCluster"]:
                     memory_limit=0,  # the system's limit is the only one
                     dashboard_address=None,
                     scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},
-                    security=True if find_spec("cryptography") else None,
+                    security=True if is_installed("cryptography") else None,
                     silence_logs=logging.CRITICAL + 1,
                 )
                 stack.callback(cluster.close)

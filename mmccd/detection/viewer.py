@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mmccd.detection.records import CaseRecord
 from mmccd.detection.report import record_name, result_files
 from mmccd.errors import display_name, file_error
+from mmccd.extras import require
 from mmccd.files import user_path, write_atomic, writing
 from mmccd.schemas import read_checked
 
@@ -60,10 +61,9 @@ def show_result(folder: PathLike[str] | str, height: int = 420) -> "NiiVue":
         ValueError: The folder holds no result, or ipyniivue is not installed.
     """
     volumes = viewer_volumes(folder)
-    try:
-        from ipyniivue import NiiVue
-    except ImportError as error:
-        raise ValueError('The viewer needs ipyniivue: pip install "mmccd[notebooks]".') from error
+    require("the viewer", "ipyniivue")
+    from ipyniivue import NiiVue
+
     viewer = NiiVue(height=height, back_color=(0, 0, 0, 1), is_radiological_convention=True)  # as on our pages
     viewer.load_volumes(volumes)
     return viewer

@@ -30,6 +30,7 @@ from mmccd.explorer.saving import save_picture
 from mmccd.explorer.subjects import Subject, file_subject, phantom_subject, upload_subject
 from mmccd.explorer.view import SWEEPS, CycleKey, View
 from mmccd.explorer.worker import NewestRequestWorker, RenderRequest, SupersededError, is_still_needed
+from mmccd.extras import require
 from mmccd.files import user_path
 
 KEPT_FIELDS = ("width", "vertical", "sampler", "steps", "step", "seed", "twin", "rows")  # with another subject
@@ -294,12 +295,7 @@ def explore(
     Example:
         explore("scans/patient_1", input="flair")
     """
-    try:
-        import ipywidgets  # noqa: F401  a clear message here, before any work
-    except ImportError as e:
-        raise ImportError(
-            "the explorer needs ipywidgets, which does not come with mmccd alone: pip install 'mmccd[notebooks]'"
-        ) from e
+    require("the explorer", "ipywidgets")
     if isinstance(subject, (str, Path)):
         subject = file_subject(subject, view.get("input"))
     explorer = Explorer(subject, weights, device)

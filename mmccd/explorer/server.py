@@ -11,10 +11,10 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from mmccd.extras import require
 from mmccd.runtime import sigterm_as_interrupt
 
 SERVERS = {"voila": "voila", "lab": "jupyterlab", "notebook": "notebook"}  # by name: the Python module that serves
@@ -74,13 +74,7 @@ def check_server(server: str, port: int) -> int:
     """
     if server not in SERVERS:
         raise ValueError(f"unknown server {server!r} after --with: choose {', '.join(SERVERS)}")
-    missing = [m for m in (SERVERS[server], "ipywidgets", "ipykernel") if find_spec(m) is None]
-    if missing:
-        more = " notebook" if "notebook" in missing else ""
-        raise ValueError(
-            f"the page needs {' and '.join(missing)}, not installed with mmccd alone: "
-            f"pip install 'mmccd[notebooks]'{more}; or save pictures with --save DIR"
-        )
+    require("the page", SERVERS[server], "ipywidgets", "ipykernel", instead="save pictures with --save DIR")
     with socket.socket() as s:
         if os.name == "posix":
             s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

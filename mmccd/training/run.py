@@ -12,6 +12,7 @@ import torch
 
 from mmccd.detector import Detector
 from mmccd.errors import display_name
+from mmccd.extras import require
 from mmccd.files import folder_lock, hash_file, output_folder, write_atomic
 from mmccd.runtime import counted, cpu_threads, derive_seed, evenly_spaced, kept_random_state, pick_device, say
 from mmccd.training.card import card
@@ -227,10 +228,12 @@ def train(
         The record of the run, as in train.json.
 
     Raises:
+        MissingExtraError: Lightning is not installed.
         ValueError: The training cannot work, `out` holds something else, a file cannot be written, or the training
             has diverged.
         KeyboardInterrupt: It was stopped; `resume=True` goes on.
     """
+    require("training", "lightning")
     check_training(detector, data, val, config, device := pick_device(device))
     about = describe_run(detector, data, val, config)
     arithmetic = cpu_threads(threads) if device == "cpu" else nullcontext()

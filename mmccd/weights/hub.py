@@ -7,6 +7,7 @@ from threading import Thread
 from typing import NamedTuple
 
 from mmccd.errors import display_name
+from mmccd.extras import require
 from mmccd.files import user_path
 from mmccd.weights.storage import CONFIG, TENSORS, read_about, variant_names
 
@@ -103,6 +104,7 @@ def download(name: str) -> Path:
         ValueError: Saying which of these it was: the hub does not know the name or keeps it private; it cannot be
             reached, or not in time; it is switched off; the disk takes no files; the files are no detector.
     """
+    require("the Hugging Face hub", "hub")
     from huggingface_hub import snapshot_download
 
     done: Future[str] = Future()

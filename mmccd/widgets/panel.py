@@ -11,6 +11,7 @@ from PIL import Image
 
 from mmccd.explorer.controls import Controls, make_widget
 from mmccd.explorer.markup import KEEP_KEYS, message
+from mmccd.extras import require
 from mmccd.viz import Sheet
 
 State = TypeVar("State")
@@ -30,16 +31,6 @@ PLAIN_TEXT = (
     "A widget: run this cell in JupyterLab or Notebook 7 with mmccd[notebooks] installed. "
     "What it shows at first stands below as a picture."
 )
-
-
-def check_ipywidgets() -> None:
-    """Raise a plain ImportError where ipywidgets is missing."""
-    try:
-        import ipywidgets  # noqa: F401
-    except ImportError as e:
-        raise ImportError(
-            "this widget needs ipywidgets, which does not come with mmccd alone: pip install 'mmccd[notebooks]'"
-        ) from e
 
 
 def png_of(sheet: Sheet) -> bytes:
@@ -69,7 +60,7 @@ class LessonPanel(Generic[State]):
 
     def __init__(self, state: State) -> None:
         """Draw `state` and show the controls."""
-        check_ipywidgets()
+        require("this widget", "ipywidgets")
         self.state, self._muted = self.fit(state), False
         self.controls: Controls = self.make_controls() | {
             "picture": make_widget("Image", "picture", format="png"),

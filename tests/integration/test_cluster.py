@@ -419,8 +419,7 @@ def test_workers_that_cannot_be_used(scheduler, cases, tmp_path, monkeypatch):
 
 # ---- without Dask
 def test_without_the_extra(cases, tmp_path, run, monkeypatch):
-    monkeypatch.setattr(cluster, "is_installed", lambda: False)
-    monkeypatch.setattr(prepare_module, "is_installed", lambda: False)
+    monkeypatch.setitem(sys.modules, "distributed", None)
     install = "pip install 'mmccd[cluster]'"
     refused(run(*DETECT, cases, "--out", tmp_path / "out", "--jobs", 2), "--jobs", install)
     refused(run(*DETECT, cases, "--out", tmp_path / "out", "--scheduler", "tcp://x:1"), "--scheduler", install)

@@ -15,12 +15,17 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from mmccd.extras import PACKAGES
+
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 SETTINGS = ConfigParser()
 SETTINGS.read(ROOT / "settings.ini")
 SETTINGS = SETTINGS["DEFAULT"]
 EXTRAS = PROJECT["optional-dependencies"]
+REQUIREMENTS = [
+    r for r in map(Requirement, sum(EXTRAS.values(), PROJECT["dependencies"])) if r.name != "mmccd"
+]  # those of the extras too, which name each other
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "mmccd/__init__.py").read_text())[1]
 HEAVY = ("torch", "nilearn", "matplotlib", "sklearn", "scipy", "nbdev", "fastcore")
 
@@ -72,17 +77,20 @@ def test_constraints_pin_all_that_is_needed():
             continue
         for e in {"", *need.extras}:
             key = canonicalize_name(need.name), e
+            todo += [(line, "") for line in EXTRAS.get(e, ()) if key[0] == "mmccd"]
             if key in seen:
                 continue
             seen.add(key)
-            with contextlib.suppress(PackageNotFoundError):
+            with contextlib.suppress(PackageNotFoundError):  # what is not here is for another system
                 todo += [(r, e) for r in requires(need.name) or []]
     free = sorted({n for n, _ in seen} - pins().keys())
-    assert not [n for n in free if n not in ("setuptools", "pip", "wheel")], f"constraints.txt does not pin {free}"
+    assert not [n for n in free if n not in ("mmccd", "setuptools", "pip", "wheel")], (
+        f"constraints.txt does not pin {free}"
+    )
 
 
 def test_pins_are_allowed():
-    for r in map(Requirement, sum(EXTRAS.values(), PROJECT["dependencies"])):
+    for r in REQUIREMENTS:
         version = next(iter(pins()[canonicalize_name(r.name)].specifier)).version
         assert r.specifier.contains(version), (
             f"constraints.txt pins {r.name} {version}, pyproject.toml wants {r.specifier}"
@@ -94,29 +102,27 @@ def test_pins_are_allowed():
 )
 def test_versions_with_known_holes_are_not_allowed(name, holed):
     "They would run code that lies in weights or in a store, or were tampered with."
-    found = [r for r in map(Requirement, PROJECT["dependencies"]) if canonicalize_name(r.name) == name]
+    found = [r for r in REQUIREMENTS if canonicalize_name(r.name) == name]
     assert len(found) == 1
     assert not found[0].specifier.contains(holed)
 
 
 def test_what_is_imported_is_declared():
-    "Top-level names that mmccd/ imports, against the dependencies (and `notebooks`, for the explorer)."
-    called = {"scikit-learn": "sklearn", "huggingface-hub": "huggingface_hub"}
-    known = {canonicalize_name(Requirement(r).name) for r in PROJECT["dependencies"] + EXTRAS["notebooks"]} | {"mmccd"}
-    known = {called.get(n, n) for n in known} | set(sys.stdlib_module_names)
-    known |= {"IPython", "PIL", "cycler"}  # ipywidgets brings the first, matplotlib the others
+    "Top-level names that mmccd/ imports, against the dependencies and what users can ask for besides."
+    called = {"scikit-learn": "sklearn", "huggingface-hub": "huggingface_hub", "pillow": "PIL"}
+    lines = sum((EXTRAS[e] for e in PACKAGES), PROJECT["dependencies"])
+    known = {canonicalize_name(Requirement(r).name) for r in lines} | {"mmccd"}
+    known = {called.get(n, n.replace("-", "_").removesuffix("_py")) for n in known} | set(sys.stdlib_module_names)
+    known |= {"IPython", "cycler", "dask", "nbformat", "pygments"}  # those bring them
     known |= {"annotated_types", "typing_extensions"}  # pydantic brings and documents them
-    for path in sorted((ROOT / "mmccd").glob("*.py")):
+    odd = set()
+    for path in (ROOT / "mmccd").rglob("*.py"):
         for n in ast.walk(ast.parse(path.read_text())):
-            names = (
-                [a.name for a in n.names]
-                if isinstance(n, ast.Import)
-                else [n.module]
-                if isinstance(n, ast.ImportFrom) and not n.level
-                else []
-            )
-            odd = [m for m in names if m.split(".")[0] not in known]
-            assert not odd, f"{path.name} imports {odd}, which pyproject.toml does not declare"
+            if isinstance(n, ast.Import):
+                odd |= {(path.name, a.name) for a in n.names if a.name.split(".")[0] not in known}
+            elif isinstance(n, ast.ImportFrom) and not n.level and n.module.split(".")[0] not in known:
+                odd.add((path.name, n.module))
+    assert not odd, "imports that pyproject.toml does not declare"
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ def test_what_is_missing_is_said(results, cases, monkeypatch, tmp_path, run):
     ):
         show_result(results / "c0")
     monkeypatch.setitem(sys.modules, "ipyniivue", None)
-    with pytest.raises(ValueError, match=r"pip install \"mmccd\[notebooks\]\"\.$"):
+    with pytest.raises(ValueError, match=r"needs ipyniivue.*pip install 'mmccd\[notebooks\]'$"):
         show_result(results / "c1")
 
 

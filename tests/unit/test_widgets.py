@@ -1,7 +1,7 @@
 "The widgets of the lessons: their numbers are those of the package, and controls, picture and words agree."
 
-import builtins
 import re
+import sys
 from dataclasses import fields, replace
 from html import unescape
 
@@ -301,14 +301,7 @@ def test_bad_beginnings_are_refused(call, words):
 
 
 def test_without_ipywidgets_one_plain_sentence(monkeypatch):
-    real = builtins.__import__
-
-    def without(name, *args, **kwargs):
-        if name.split(".")[0] == "ipywidgets":
-            raise ImportError("No module named 'ipywidgets'")
-        return real(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+    monkeypatch.setitem(sys.modules, "ipywidgets", None)
     for name in widgets.__all__:
         with pytest.raises(ImportError, match=r"pip install 'mmccd\[notebooks\]'"):
             getattr(widgets, name)()
