@@ -8,7 +8,7 @@ NAME   ?=
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo check test test-slow campaign lint types test-sync test-unit test-notebooks test-wheel test-rest \
+.PHONY: help demo lab check test test-slow campaign lint types test-sync test-unit test-notebooks test-wheel test-rest \
   notebooks site dist clean
 
 help:       ## this list
@@ -17,6 +17,9 @@ help:       ## this list
 demo: $(VENV)/.demo ## a phantom patient in, an anomaly map, a picture and scores out, in demo/
 	$(VENV)/bin/mmccd demo --out demo
 	@echo "The command mmccd lies in $(VENV)/bin; to type it without the path, first:  . $(VENV)/bin/activate"
+
+lab: $(VENV)/.lab ## the course in JupyterLab, at lesson 1
+	$(VENV)/bin/jupyter lab nbs/course/01_see_it.ipynb
 
 check: lint types test-sync test-unit ## what to run before each commit: two minutes
 
@@ -69,7 +72,7 @@ clean: ## remove what the commands made; .venv stays (rm -rf .venv removes it)
 	rm -rf demo build dist *.egg-info .pytest_cache .hypothesis nbs/.ipynb_checkpoints nbs/.last_checked
 	find mmccd nbs tests tools experiments benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# Stamps: made again when the dependencies change. `.dev` holds all that `.demo` does.
+# Stamps: made again when the dependencies change. `.dev` holds all that `.lab` does, and that all that `.demo` does.
 $(VENV)/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	  echo "mmccd needs Python 3.11 or newer and '$(PYTHON)' is not that;" \
@@ -79,17 +82,13 @@ $(VENV)/.made:
 	    "(on Debian and Ubuntu the package python3-venv) and try again."; exit 1; }
 	@touch $@
 
-$(VENV)/.demo: $(VENV)/.made pyproject.toml constraints.txt
-	@echo "Installing mmccd into $(VENV) (the first time this takes some minutes) ..."
-	@$(PIP) install -e '.[train]' -c constraints.txt
-	@touch $@
-
-$(VENV)/.dev: $(VENV)/.made pyproject.toml constraints.txt
-	@echo "Installing mmccd and its test tools into $(VENV) (the first time this takes some minutes) ..."
-	@$(PIP) install -e '.[dev]' -c constraints.txt
-	@touch $(VENV)/.demo $@
-
-$(VENV)/.docs: $(VENV)/.made pyproject.toml constraints.txt
-	@echo "Installing mmccd and what makes its site into $(VENV) (the first time this takes some minutes) ..."
-	@$(PIP) install -e '.[notebooks,docs]' -c constraints.txt
-	@touch $(VENV)/.demo $@
+$(VENV)/.demo: EXTRAS := train
+$(VENV)/.lab: EXTRAS := notebooks
+$(VENV)/.dev: EXTRAS := dev
+$(VENV)/.docs: EXTRAS := notebooks,docs
+$(addprefix $(VENV)/,.demo .lab .dev .docs): $(VENV)/.made pyproject.toml constraints.txt
+	@echo "Installing mmccd[$(EXTRAS)] into $(VENV) (the first time this takes some minutes) ..."
+	@$(PIP) install -e '.[$(EXTRAS)]' -c constraints.txt
+	@touch $(addprefix $(VENV)/,$(HOLDS)) $@
+$(VENV)/.lab $(VENV)/.docs: HOLDS := .demo
+$(VENV)/.dev: HOLDS := .demo .lab

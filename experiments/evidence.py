@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+import mmccd
 from mmccd import __version__, phantom
 from mmccd.benchmark.dataset import ScoredSubject, load_evaluation_set, make_stores, store_paths
 from mmccd.benchmark.measure import anomaly_maps, count_evaluations
@@ -42,6 +44,12 @@ class Job:
     say: Callable[[str], None] = print
 
 
+def code_digest() -> str:
+    """SHA-256, cut short, of the modules of the package, since one version has many states before its release."""
+    files = sorted(Path(mmccd.__file__).parent.rglob("*.py"))
+    return hashlib.sha256(b"".join(hashlib.sha256(f.read_bytes()).digest() for f in files)).hexdigest()[:16]
+
+
 def circumstances(device: str) -> dict[str, Any]:
     """The date, the device and the versions with which something is measured."""
     from datetime import date
@@ -51,6 +59,7 @@ def circumstances(device: str) -> dict[str, Any]:
         "device": device,
         "torch": torch.__version__,
         "mmccd": __version__,
+        "code_sha256": code_digest(),
         "phantom": phantom.VERSION,
     }
 

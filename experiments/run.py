@@ -12,6 +12,7 @@ or the command of a benchmark, and says with which options the kept numbers were
 from __future__ import annotations
 
 import argparse
+import hashlib
 import importlib
 import json
 import os
@@ -68,6 +69,12 @@ class Recipe:
         """The recipe's file as results name it."""
         return f"experiments/recipes/{self.name}.yaml"
 
+    @property
+    def digest(self) -> str:
+        """SHA-256, cut short, of what decides a result: probe or command, and options. Words about it may change."""
+        decides = json.dumps([self.probe, self.command, self.options], sort_keys=True)
+        return hashlib.sha256(decides.encode()).hexdigest()[:16]
+
 
 def recipe_names() -> list[str]:
     """All recipes, by name."""
@@ -95,7 +102,13 @@ def make(recipe: Recipe, job: Job, options: dict[str, Any]) -> dict[str, Any]:
     """The result of a recipe whose probe is given these options: how it was made, then what was found."""
     found = importlib.import_module(f"probes.{recipe.probe}").run(options, job)
     command = {"command": f"python experiments/run.py {recipe.name}"}
-    facts = {"recipe": recipe.path} | command | {"before": recipe.before} | circumstances(job.device) | recipe.head
+    facts = (
+        {"recipe": recipe.path, "recipe_sha256": recipe.digest}
+        | command
+        | {"before": recipe.before}
+        | circumstances(job.device)
+        | recipe.head
+    )
     return json.loads(json.dumps(round_floats(facts | found)))
 
 
@@ -104,6 +117,8 @@ def run_command(recipe: Recipe, out: Path, more: list[str]) -> None:
     words = [sys.executable, *recipe.command, *more, "--out", str(out)]
     if subprocess.run(words, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}).returncode:
         raise ValueError(f"the command of {recipe.path} failed")
+    found = json.loads(out.read_text())
+    write_atomic(out, to_json({"recipe": found.pop("recipe"), "recipe_sha256": recipe.digest} | found).encode())
 
 
 # comparison with what is kept

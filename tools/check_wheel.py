@@ -7,15 +7,18 @@ import sys
 import tempfile
 import time
 import zipfile
+from configparser import ConfigParser
 from itertools import chain
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from shutil import copy, copytree, ignore_patterns
+
+from make_site import LINK, homepage, place
 
 from mmccd.extras import PACKAGES
 
 ROOT = Path(__file__).resolve().parent.parent
-NOT_NEEDED = ["nbdev", "fastcore", "execnb", "IPython", "pytest", *chain(*PACKAGES.values())]
-NOT_NEEDED.remove("fsspec")  # torch brings it
+BROUGHT = {"fsspec", "markdown_it"}  # by torch and typer
+NOT_NEEDED = ["nbdev", "fastcore", "execnb", "IPython", "pytest", *({*chain(*PACKAGES.values())} - BROUGHT)]
 PROGRAMS = ["mmccd.__main__", "mmccd.cli.__main__"]
 PROBE = f"""
 import importlib, importlib.util, pkgutil, sys, mmccd
@@ -41,12 +44,29 @@ def weights(names):
     }
 
 
+def on_the_index(text):
+    "The README for an index of packages, which knows no relative links: they lead to the site, or to the repository."
+    settings = ConfigParser()
+    settings.read(ROOT / "settings.ini")
+    site = settings["DEFAULT"]["doc_host"] + settings["DEFAULT"]["doc_baseurl"]
+
+    def lead(m):
+        page = place(m[2])
+        if page:
+            return f"{m[1]}{site}/{PurePosixPath(page).with_suffix('.html')}{m[3] or ''}"
+        return f"{m[1]}{homepage()}/{'raw' if m[2].endswith('.png') else 'blob'}/main/{m[2]}{m[3] or ''}"
+
+    return LINK.sub(lead, text)
+
+
 def build(out):
     "The wheel, built from the source distribution, built from a copy (a build/ folder left behind would leak into it)."
     source = out / "source"
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        source.mkdir(exist_ok=True)
+    source.mkdir()
+    for name in ("pyproject.toml", "LICENSE"):
         copy(ROOT / name, source)
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (source / "README.md").write_text(on_the_index(readme), encoding="utf-8")
     copytree(ROOT / "mmccd", source / "mmccd", ignore=ignore_patterns("__pycache__"))
     run([sys.executable, "-m", "build", "--outdir", out / "dist", source])
     return next((out / "dist").glob("*.whl"))

@@ -4,6 +4,7 @@ import importlib
 import json
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,7 +15,19 @@ from evidence import Job
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = sorted(p.stem for p in (ROOT / "data" / "results").glob("*.json"))
 MEASURED = [n for n in RESULTS if not runner.load_recipe(n).command]
-NEWER = {"recipe", "command", "before", "date", "device", "torch", "mmccd", "phantom", "seed"}
+NEWER = {
+    "recipe",
+    "recipe_sha256",
+    "code_sha256",
+    "command",
+    "before",
+    "date",
+    "device",
+    "torch",
+    "mmccd",
+    "phantom",
+    "seed",
+}
 """Facts that all results say now; some older ones said less."""
 ADDED = {"jaccard", "precision", "recall"}
 """Scores that `score_subjects` has learned since the oldest results were made."""
@@ -39,6 +52,14 @@ def test_a_result_names_its_recipe_and_the_readme_both(name):
     assert recipe.path in line
     assert recipe.cost in line
     assert recipe.made.startswith(kept(name)["date"])
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_a_result_was_made_by_the_recipe_of_today(name):
+    recipe = runner.load_recipe(name)
+    assert kept(name)["recipe_sha256"] == recipe.digest, "the recipe has changed: make the result again"
+    assert replace(recipe, cost="less").digest == recipe.digest
+    assert replace(recipe, options={"a": 1}).digest != recipe.digest
 
 
 @pytest.mark.parametrize("name", RESULTS)

@@ -1,7 +1,8 @@
-"""The README's recipe "Your own data", run line by line on phantoms laid out as patients."""
+"""The recipe of the guide "Train on your data", run line by line on phantoms laid out as patients."""
 
 import contextlib
 import io
+import json
 import os
 import re
 import subprocess
@@ -19,7 +20,9 @@ QUICK = "--preset smoke --validate-every 20 --val-slices 4"  # cuts a training t
 
 def lines():
     "The commands of the recipe."
-    block = re.search(r"## Your own data, step by step.*?```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.S)[1]
+    guide = json.loads((ROOT / "nbs/guides/train_on_your_data.ipynb").read_text())
+    text = "".join("".join(cell["source"]) for cell in guide["cells"])
+    block = re.search(r"## All of it, line by line.*?```sh\n(.*?)```", text, re.S)[1]
     return [line for line in block.splitlines() if line and not line.startswith("#")]
 
 

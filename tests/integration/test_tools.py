@@ -216,6 +216,17 @@ def test_run_in_place(project):
     assert json.loads(path.read_text()) == done
 
 
+def test_the_readme_of_a_release_needs_no_repository():
+    text = "![p](nbs/images/index_0.png) [a](nbs/course/01_see_it.ipynb#x) [b](CONTRIBUTING.md) [c](https://d.e/f)"
+    text = check_wheel.on_the_index(text)
+    assert "](https://github.com/mmccd/mmccd/raw/main/nbs/images/index_0.png)" in text
+    assert "](https://mmccd.github.io/mmccd/course/01_see_it.html#x)" in text
+    assert "](https://github.com/mmccd/mmccd/blob/main/CONTRIBUTING.md)" in text
+    assert "](https://d.e/f)" in text
+    whole = check_wheel.on_the_index((ROOT / "README.md").read_text(encoding="utf-8"))
+    assert not check_wheel.LINK.search(whole)
+
+
 def test_weights_are_told_from_other_files():
     names = [
         "mmccd/weights/a/config.json",
