@@ -82,6 +82,7 @@ def test_scores_are_those_of_these_weights(prepared, method):
             found = [row["ap"] for row in result["table"][score.dataset_config].values()]
         (ap,) = {json.dumps(f) for f in found if f["mean"] == score.metric_value}
         assert f"mean of {json.loads(ap)['n']} (" in score.metric_name
+        assert re.fullmatch(r"([\w-]+/)?[\w.-]+", score.dataset_type)  # the hub refuses others
 
 
 def test_the_map_that_is_scored_is_the_map_that_is_packaged(prepared):
