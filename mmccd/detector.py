@@ -23,6 +23,7 @@ from .aliases import old_names
 from .intensity import DEFAULT, check_method
 from .registry import METHODS, registered_class, registered_name
 from .weights.hub import find_weights
+from .weights.sharing import HubMixin
 from .weights.storage import naming_damage, read_weights, write_weights
 
 # %% ../nbs/components/03_detector.ipynb #f0229094
@@ -55,7 +56,7 @@ def check_slices(
     return brain.to(x.device) > 0
 
 # %% ../nbs/components/03_detector.ipynb #8db8d538
-class Detector(nn.Module):
+class Detector(HubMixin, nn.Module):
     "Base of all methods: slices of one modality in, an anomaly map out. Subclasses define `Config` and `score`."
 
     Config, registry, parts = None, {}, ()  # subclasses by "module:Class"; detectors whose weights are not its own
@@ -129,12 +130,12 @@ class Detector(nn.Module):
     def segment(self, anomaly: Tensor) -> Tensor:  # a map of any shape -> bool, True above the calibrated threshold
         return anomaly > self.threshold
 
-    def save_pretrained(self, folder) -> Path:
-        return save_detector(self, folder)  # folder: made where missing
+    def _save_pretrained(self, folder):
+        save_detector(self, folder)
 
     @classmethod
-    def from_pretrained(cls, name, variant=None) -> "Detector":
-        return load_detector(name, cls, variant)  # name: as for `load_detector`
+    def _from_pretrained(cls, place):
+        return load_detector(place, cls)
 
 # %% ../nbs/components/03_detector.ipynb #86c525ae
 SIGNS = {"flair": 1, "t1": -1, "t1ce": 1, "t2": 1}  # on which side of the median lesions lie

@@ -59,3 +59,22 @@ def quick_reports(monkeypatch):
     from mmccd.viz import Sheet
 
     monkeypatch.setattr(report, "report_figure", lambda found: Sheet(1, 1))
+
+
+@pytest.fixture
+def hub_server(tmp_path, monkeypatch):
+    "A little hub on this computer, which the hub's library takes for the hub; you are logged in as `me`."
+    from huggingface_hub import constants
+    from toy_hub import ToyHub
+
+    with ToyHub() as hub:
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        )
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+        monkeypatch.setenv("HF_TOKEN", "me")
+        yield hub

@@ -4,7 +4,7 @@ import errno
 from concurrent.futures import Future
 from pathlib import Path
 from threading import Thread
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict, Unpack
 
 from mmccd.errors import display_name
 from mmccd.extras import require
@@ -24,6 +24,16 @@ class WeightsPlace(NamedTuple):
     variant: str | None
 
 
+class HubOptions(TypedDict, total=False):
+    """How a repository on the hub is read; keywords of `huggingface_hub.snapshot_download`."""
+
+    revision: str | None  # branch, tag or commit; None: main
+    token: str | bool | None  # None: HF_TOKEN or that of `hf auth login`, where there is one
+    cache_dir: str | Path | None  # None: that of the hub's library, see HF_HOME
+    force_download: bool
+    local_files_only: bool
+
+
 def packaged_places(root: Path | None = None) -> dict[str, WeightsPlace]:
     """Where packaged detectors lie, by name: the method, a dash and the variant where there are several.
 
@@ -41,13 +51,16 @@ def packaged() -> list[str]:
     return sorted(packaged_places())
 
 
-def find_weights(name: str | Path | WeightsPlace, variant: str | None = None) -> WeightsPlace:
+def find_weights(
+    name: str | Path | WeightsPlace, variant: str | None = None, **options: Unpack[HubOptions]
+) -> WeightsPlace:
     """Find a stored detector; only a hub id uses the network.
 
     Args:
         name: A folder, a packaged name, or `hf:owner/name` for the hub. Folder and hub id may be followed by a colon
             and the variant that is meant, as in `"run:flair-t1"`. A place that was found before is given back.
         variant: The same in a word of its own.
+        options: For the hub alone.
 
     Raises:
         ValueError: No such detector, or the hub cannot give it; one sentence says why.
@@ -57,7 +70,7 @@ def find_weights(name: str | Path | WeightsPlace, variant: str | None = None) ->
     name, places = str(name), packaged_places()
     if name.startswith(HUB) and not is_stored(name):
         place, _, after = name.removeprefix(HUB).partition(":")
-        return WeightsPlace(download(place), variant or after or None)
+        return WeightsPlace(download(place, **options), variant or after or None)
     head, _, after = name.rpartition(":")
     place, variant = (name, variant) if is_stored(name) or not head else (head, variant or after)
     if is_stored(place):
@@ -91,11 +104,12 @@ def absolute_name(name: str) -> str | None:
     return f"{user_path(head).absolute()}{colon}{variant}" if is_stored(head) else None
 
 
-def download(name: str) -> Path:
+def download(name: str, **options: Unpack[HubOptions]) -> Path:
     """Fetch a detector's two files from the hub, or find them where an earlier call left them.
 
     Args:
         name: Hub id `owner/name`.
+        options: Which revision, and how it is asked for.
 
     Returns:
         The folder they lie in, in the hub's cache.
@@ -111,7 +125,7 @@ def download(name: str) -> Path:
 
     def fetch() -> None:
         try:
-            done.set_result(snapshot_download(name, allow_patterns=[CONFIG, TENSORS]))
+            done.set_result(snapshot_download(name, allow_patterns=[CONFIG, TENSORS], **options))
         except Exception as e:
             done.set_exception(e)
 
@@ -119,34 +133,60 @@ def download(name: str) -> Path:
         Thread(target=fetch, daemon=True).start()  # which does not keep us from ending
         folder = Path(done.result(PATIENCE))
     except Exception as e:
-        raise ValueError(explain_hub_error(name, e)) from e
+        raise ValueError(explain_hub_error(name, e, **options)) from e
     for file in (CONFIG, TENSORS):
         if not (folder / file).is_file():
             raise ValueError(f"{name} on the hub holds no detector: {file} is missing")
     return folder
 
 
-def explain_hub_error(name: str, error: Exception) -> str:
+def explain_hub_error(name: str, error: Exception, **options: Unpack[HubOptions]) -> str:
     """One sentence about a download that failed: whose fault it is, and what to do about it."""
     from huggingface_hub import constants, errors
 
-    local, http = errors.LocalEntryNotFoundError, errors.HfHubHTTPError
     if fault := disk_fault(error):
-        where = f"cannot keep {name} from the hub in {constants.HF_HUB_CACHE}"
+        where = f"cannot keep {name} from the hub in {options.get('cache_dir') or constants.HF_HUB_CACHE}"
         return f"{where}: {fault}; put that right, or set HF_HOME to another folder"
-    if isinstance(error, errors.HFValidationError):
-        return f"{name!r} can be no repository on the hub: check the spelling"
-    if isinstance(error, (errors.RepositoryNotFoundError, errors.RevisionNotFoundError)):
+    if isinstance(error, errors.RepositoryNotFoundError):
         what = f"{name!r} cannot be fetched: the hub has no such repository or keeps it private"
         return f"{what}: check the name, or log in with `hf auth login`"
-    if isinstance(error, errors.EntryNotFoundError) and not isinstance(error, local):
+    if isinstance(error, errors.EntryNotFoundError) and not isinstance(error, errors.LocalEntryNotFoundError):
         return f"{name} on the hub holds no detector: {CONFIG} or {TENSORS} is missing"
+    if sentence := explain_name_or_token(name, options.get("revision"), error):
+        return sentence
+    if options.get("local_files_only"):
+        return f"{name} is not here yet, and local_files_only keeps us from asking the hub"
     if constants.HF_HUB_OFFLINE:
         return f"{name} is not here yet, and HF_HUB_OFFLINE keeps us from asking the hub: unset it, or give a folder"
-    if isinstance(error, (OSError, *http.__bases__)) and not isinstance(error, http):  # what its HTTP library raises
+    if not_reached(error):
         return f"{name} is not here yet, and the hub cannot be reached: check the network"
-    text = display_name(" ".join(str(error).split()))
-    return f"the hub could not give {name}: {type(error).__name__}: {text}"
+    return f"the hub could not give {name}: {in_one_line(error)}"
+
+
+def explain_name_or_token(name: str, revision: str | None, error: Exception) -> str:
+    """One sentence about what download and upload alike need: a possible name, a revision that is there, a token."""
+    from huggingface_hub import errors
+
+    if isinstance(error, errors.HFValidationError):
+        return f"{name!r} can be no repository on the hub: check the spelling"
+    if isinstance(error, errors.RevisionNotFoundError):
+        return f"{name} on the hub has no branch, tag or commit {revision!r}: check the spelling"
+    if isinstance(error, errors.LocalTokenNotFoundError):
+        return "there is no token for the hub here: log in with `hf auth login`, or set HF_TOKEN"
+    return ""
+
+
+def not_reached(error: Exception) -> bool:
+    """Did no answer come from the hub? Then the error is the system's, or of the HTTP library."""
+    from huggingface_hub import errors
+
+    http = errors.HfHubHTTPError
+    return isinstance(error, (OSError, *http.__bases__)) and not isinstance(error, http)
+
+
+def in_one_line(error: Exception) -> str:
+    """What an error says, and its class."""
+    return f"{type(error).__name__}: {display_name(' '.join(str(error).split()))}"
 
 
 def disk_fault(error: BaseException) -> str:

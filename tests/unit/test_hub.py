@@ -1,6 +1,7 @@
-"The hub: what is fetched from it, and whose fault it is when nothing comes."
+"The hub: what is fetched from it and pushed to it, and whose fault it is when nothing comes or goes."
 
 import errno
+import inspect
 import json
 import shutil
 import threading
@@ -8,9 +9,11 @@ import threading
 import huggingface_hub
 import pytest
 import torch
-from huggingface_hub import constants, errors
+from huggingface_hub import ModelCard, ModelHubMixin, constants, errors
+from toy_detection import ready
 
 from mmccd.detector import Detector, Threshold, load_detector
+from mmccd.registry import new_detector
 from mmccd.weights.hub import WEIGHTS
 
 
@@ -21,7 +24,7 @@ def hub(tmp_path, monkeypatch):
     class Hub:
         folders, calls, error = {}, [], None
 
-        def snapshot_download(self, name, allow_patterns):
+        def snapshot_download(self, name, allow_patterns, **options):
             self.calls.append((name, allow_patterns))
             if self.error:
                 raise self.error
@@ -148,3 +151,148 @@ def test_a_hub_that_never_answers_is_given_up(monkeypatch):
     with pytest.raises(ValueError, match="me/it is not here yet, and the hub cannot be reached: check the network"):
         load_detector("hf:me/it")
     asked.set()
+
+
+# ---- pushed to a hub_server, and loaded from it
+
+
+def network():
+    return ready(new_detector("ae", input="t1", size=32))
+
+
+def test_pushed_and_loaded_again(hub_server):
+    d = network()
+    address = d.push_to_hub("me/it")
+    found = hub_server.repositories["me/it"]
+    assert address == f"{hub_server.url}/me/it/commit/{found.branches['main']}"
+    assert sorted(found.files) == ["README.md", "config.json", "model.safetensors"]
+    assert ("PUT", f"/lfs/{json.loads(found.files['config.json'])['sha256']}") in hub_server.calls
+    again = type(d).from_pretrained("hf:me/it")
+    assert (again.config, again.calibration, again.training) == (d.config, d.calibration, False)
+    assert all(torch.equal(v, d.state_dict()[k]) for k, v in again.state_dict().items())
+    assert d.push_to_hub("hf:me/it") == address  # nothing is new
+    assert len(found.messages) == 1
+
+
+def test_the_card_of_what_is_pushed(hub_server):
+    network().push_to_hub("it")  # in one's own account
+    card = ModelCard(hub_server.repositories["me/it"].files["README.md"].decode())
+    assert card.data.to_dict().keys() == {"library_name", "pipeline_tag", "tags"}  # nobody said under which licence
+    assert (card.data.library_name, card.data.pipeline_tag) == ("mmccd", "image-segmentation")
+    assert '.from_pretrained("hf:me/it")' in card.text
+    assert "Threshold: 2, chosen on: toy." in card.text
+
+
+class Own(Threshold):
+    pass
+
+
+def test_the_card_says_what_to_import(hub_server):
+    Own(input="t1").push_to_hub("me/own")
+    card = hub_server.repositories["me/own"].files["README.md"].decode()
+    assert f"Its class `Own` is not in that package: import the module that defines it (`{__name__}`) first." in card
+    assert "Threshold: none yet" in card
+    assert type(Own.from_pretrained("hf:me/own")) is Own
+
+
+def test_names_of_cases_stay_at_home(hub_server):
+    d = ready()
+    d.calibration |= {"cases": ["Miller_Jane"], "notes": ["Miller_Jane: cut off"]}
+    d.push_to_hub("me/it")
+    assert not any(b"Miller" in content for content in hub_server.repositories["me/it"].files.values())
+    assert Detector.from_pretrained("hf:me/it").calibration == ready().calibration
+    assert "cases" in d.calibration
+
+
+def test_what_a_push_is_told(hub_server):
+    "Branch, pull request, patterns, message, privacy."
+    ready(threshold=1).push_to_hub("me/it", private=True, commit_message="The first")
+    found, first = hub_server.repositories["me/it"], hub_server.repositories["me/it"].branches["main"]
+    found.branches["next"] = first
+    found.files["README.md"] = b"Mine"
+    ready(threshold=2).push_to_hub("me/it", branch="next", ignore_patterns="README.md")
+    ready(threshold=3).push_to_hub("me/it", create_pr=True, allow_patterns="*.json", delete_patterns="README.md")
+    assert found.private
+    assert found.messages[0] == "The first"
+    assert found.files["README.md"] == found.commits[found.branches["next"]]["README.md"] == b"Mine"
+    assert sorted(found.commits[found.branches["refs/pr/1"]]) == ["config.json", "model.safetensors"]
+    for revision, threshold in ((None, 1), ("next", 2), ("refs/pr/1", 3), (first, 1)):
+        assert Detector.from_pretrained("hf:me/it", revision=revision).threshold == threshold
+
+
+def test_what_a_download_is_told(hub_server, tmp_path):
+    "Token, cache, a fresh copy, no network."
+    ready(threshold=1).push_to_hub("me/it", private=True)
+    with pytest.raises(ValueError, match="no such repository or keeps it private"):
+        Detector.from_pretrained("hf:me/it", token=False)
+    assert Detector.from_pretrained("hf:me/it", token="me").threshold == 1
+    cache = tmp_path / "other"
+    with pytest.raises(ValueError, match="me/it is not here yet, and local_files_only keeps us from asking the hub"):
+        Detector.from_pretrained("hf:me/it", local_files_only=True, cache_dir=cache)
+    Detector.from_pretrained("hf:me/it", cache_dir=cache)
+    assert (cache / "models--me--it").is_dir()
+    ready(threshold=2).push_to_hub("me/it")
+    count = len(hub_server.calls)
+    assert Detector.from_pretrained("hf:me/it", local_files_only=True).threshold == 1
+    assert len(hub_server.calls) == count
+    assert Detector.from_pretrained("hf:me/it").threshold == 2
+    Detector.from_pretrained("hf:me/it", force_download=True)
+    assert [c for c, path in hub_server.calls if path.endswith("config.json")].count("GET") == 4
+
+
+def test_saved_and_pushed_at_once(hub_server, tmp_path):
+    assert ready().save_pretrained(tmp_path / "name") == tmp_path / "name"
+    assert hub_server.calls == []
+    address = ready().save_pretrained(tmp_path / "name", push_to_hub=True, private=True)
+    assert address.startswith(f"{hub_server.url}/me/name/commit/")
+    assert hub_server.repositories["me/name"].private
+    ready().save_pretrained(tmp_path / "name", push_to_hub=True, repo_id="me/other")
+    assert hub_server.repositories.keys() == {"me/name", "me/other"}
+    with pytest.raises(TypeError, match="takes private with push_to_hub=True only"):
+        ready().save_pretrained(tmp_path / "third", private=True)
+    assert not (tmp_path / "third").exists()
+
+
+@pytest.mark.parametrize(
+    ("repo_id", "options", "words"),
+    [
+        ("you/it", {}, "the hub lets nobody write to you/it with this token: log in"),
+        ("me/it", {"token": "you"}, "the hub lets nobody write to me/it with this token: log in"),
+        ("me/it", {"token": False}, "the hub lets nobody write to me/it without a token: log in with `hf auth login`"),
+        ("a/b/c", {}, "'a/b/c' can be no repository on the hub: check the spelling"),
+        ("me/it", {"branch": "nosuch"}, "me/it on the hub has no branch, tag or commit 'nosuch'"),
+    ],
+)
+def test_why_nothing_was_pushed(hub_server, repo_id, options, words):
+    ready().push_to_hub("me/it")
+    before = dict(hub_server.repositories["me/it"].files)
+    with pytest.raises(ValueError, match=words) as e:
+        ready(threshold=3).push_to_hub(repo_id, **options)
+    assert "\n" not in str(e.value)
+    assert hub_server.repositories.keys() == {"me/it"}
+    assert hub_server.repositories["me/it"].files == before
+
+
+def test_nothing_is_pushed_without_the_hub(hub_server, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(ValueError, match="cannot upload me/it: HF_HUB_OFFLINE keeps us from the hub; unset it"):
+        ready().push_to_hub("me/it")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(ValueError, match="cannot upload me/it: the hub cannot be reached; check the network"):
+        ready().push_to_hub("me/it")
+
+
+@pytest.mark.parametrize(
+    ("method", "without"),
+    [
+        ("from_pretrained", set()),
+        ("save_pretrained", {"config", "model_card_kwargs"}),  # a detector has its config, and the card no template
+        ("push_to_hub", {"config", "model_card_kwargs"}),
+    ],
+)
+def test_keywords_are_those_of_the_hubs_mixin(method, without):
+    ours, theirs = (inspect.signature(getattr(c, method)).parameters for c in (Detector, ModelHubMixin))
+    for name, wanted in theirs.items():
+        if wanted.kind is inspect.Parameter.KEYWORD_ONLY and name not in without:
+            assert (ours[name].kind, ours[name].default) == (wanted.kind, wanted.default), name
