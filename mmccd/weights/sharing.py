@@ -12,6 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Self
 
+from mmccd.extras import require
 from mmccd.files import user_path
 from mmccd.weights.cards import default_card
 from mmccd.weights.hub import HUB, WeightsPlace, explain_name_or_token, find_weights, in_one_line, not_reached
@@ -169,6 +170,7 @@ def make_repository(repo_id: str, private: bool | None = None, token: str | None
     Raises:
         ValueError: The hub cannot be reached or refuses; one sentence says why.
     """
+    require("the Hugging Face hub", "hub")
     from huggingface_hub import HfApi
 
     with explaining_upload(repo_id):
@@ -206,6 +208,7 @@ def upload(
     Raises:
         ValueError: The hub cannot be reached or refuses; one sentence says why.
     """
+    require("the Hugging Face hub", "hub")
     from huggingface_hub import HfApi
 
     with explaining_upload(repo_id, branch):

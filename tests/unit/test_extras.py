@@ -12,6 +12,7 @@ from mmccd.anatomy import load_atlas
 from mmccd.cases.records import open_place
 from mmccd.extras import PACKAGES, MissingExtraError, require
 from mmccd.weights.hub import download
+from mmccd.weights.sharing import make_repository, upload
 
 ROOT = Path(__file__).resolve().parents[2]
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
@@ -75,6 +76,8 @@ def test_a_command_that_needs_an_extra(words, gone, run, tmp_path, monkeypatch):
         (load_atlas.__wrapped__, "nilearn", "train"),
         (lambda: open_place("store"), "zarr", "train"),
         (lambda: download("a/b"), "huggingface_hub", "hub"),
+        (lambda: make_repository("a/b"), "huggingface_hub", "hub"),
+        (lambda: upload("folder", "a/b"), "huggingface_hub", "hub"),
     ],
 )
 def test_a_function_that_needs_an_extra(call, gone, extra, monkeypatch):
