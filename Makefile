@@ -9,7 +9,7 @@ NAME   ?=
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help demo lab check test test-slow campaign lint types test-sync test-unit test-notebooks test-wheel test-rest \
-  notebooks site dist clean
+  coverage notebooks site dist clean
 
 help:       ## this list
 	@grep -E '^[a-z-]+: .*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/make \1|\2/' | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
@@ -37,7 +37,9 @@ types: $(VENV)/.dev ## types of the plain modules (pyrefly)
 test-sync: $(VENV)/.dev ## modules, README and notebooks agree
 	$(PY) tools/in_sync.py
 
-PYTEST := OMP_NUM_THREADS=1 MPLBACKEND=Agg HF_HUB_OFFLINE=1 $(PY) -m pytest -q -n 2 --dist loadfile
+QUIET  := OMP_NUM_THREADS=1 MPLBACKEND=Agg HF_HUB_OFFLINE=1 $(PY)
+TWO    := pytest -q -n 2 --dist loadfile
+PYTEST := $(QUIET) -m $(TWO)
 
 test-unit: $(VENV)/.dev ## tests/unit, the style of the notebooks included; two files at a time
 	$(PYTEST) -m "not slow" tests/unit
@@ -54,8 +56,14 @@ test-rest: $(VENV)/.dev ## all other tests: whole commands, recipes, the browser
 test-slow: $(VENV)/.dev ## what is left out of `make test` because something smaller protects the same
 	$(PYTEST) -m slow --ignore=tests/campaign tests
 
+coverage: $(VENV)/.dev ## how much of the plain modules the unit tests reach; fails below the floor in pyproject.toml
+	$(QUIET) -m coverage erase
+	$(QUIET) -m coverage run -m $(TWO) -m "not slow" tests/unit
+	$(QUIET) -m coverage combine -q
+	$(QUIET) -m coverage report
+
 campaign: $(VENV)/.dev ## a campaign of faults: damaged files, killed runs, full disks; MMCCD_CAMPAIGN_SEED=N repeats one
-	OMP_NUM_THREADS=1 MPLBACKEND=Agg HF_HUB_OFFLINE=1 $(PY) -m pytest -q -m slow tests/campaign
+	$(QUIET) -m pytest -q -m slow tests/campaign
 
 notebooks: $(VENV)/.dev ## export, run in place, clean, README; one only: make notebooks NAME=01d_phantom
 	$(PY) tools/in_sync.py --write
@@ -63,7 +71,7 @@ notebooks: $(VENV)/.dev ## export, run in place, clean, README; one only: make n
 	$(PY) tools/in_sync.py --write
 
 site: $(VENV)/.docs ## the documentation site in build/site/html, of the outputs that are kept; links are tried
-	OMP_NUM_THREADS=1 MPLBACKEND=Agg HF_HUB_OFFLINE=1 $(PY) tools/make_site.py
+	$(QUIET) tools/make_site.py
 
 dist: $(VENV)/.dev ## source distribution and wheel in dist/, built twice and compared
 	PYTHONPATH="$(CURDIR):$(CURDIR)/tools" $(PY) tools/release.py dist

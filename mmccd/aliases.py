@@ -1,4 +1,4 @@
-"""Names that moved after version 0.1.0: they work, with a warning, until 0.3.0. This table is the only list of them."""
+"""Names and options that changed after version 0.1.0: they work, with a warning, until 0.3.0. The only list of them."""
 
 import importlib
 import warnings
@@ -194,6 +194,8 @@ MOVED: dict[str, dict[str, str]] = {
         "translate": "failure_map=squared_error_map paint=fill_background",
     },
 }
+
+RENAMED_OPTIONS = {"train": {"--back": "--decoder"}}  # by command of `mmccd`
 
 GONE_IN = "0.3.0"
 

@@ -1,7 +1,9 @@
 """Build source distribution and wheel twice, compare them byte for byte, and check what a release must hold.
 
-`python tools/release.py OUT` leaves both files in OUT. Nothing is uploaded: .github/workflows/release.yml does that for
-a tag.
+    python tools/release.py version 1.2.3    write a version, and today's date, wherever they stand
+    python tools/release.py OUT              leave both files in OUT; with --tag v1.2.3, only if all is ready for it
+
+Nothing is uploaded: .github/workflows/release.yml does that for a tag.
 """
 
 import gzip
@@ -14,11 +16,18 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+from datetime import date
 from pathlib import Path
 
 from check_wheel import ROOT, build
 
 LARGEST = 30e6  # bytes of the wheel
+PLACES = {
+    "mmccd/__init__.py": r'^__version__ = "(.+)"$',
+    "settings.ini": r"^version = (.+)$",
+    "CITATION.cff": r"^version: (.+)$",
+}  # where the version stands
+UNRELEASED = re.compile(r"^## \[(.+)\] - unreleased$", re.M)
 
 
 def digests(folder):
@@ -61,8 +70,25 @@ def not_ready(version, changelog, tag=""):
         yield f"the tag {tag} is not v{version}, the version of the package"
 
 
+def set_version(version, day, root=ROOT):
+    "Write the version into all its places, and the day over what is unreleased in the changelog."
+    if not re.fullmatch(r"\d+\.\d+\.\d+", version):
+        raise ValueError(f"a version is three numbers, such as 1.2.3, got {version!r}")
+    files = {root / name: (root / name).read_text(encoding="utf-8") for name in (*PLACES, "CHANGELOG.md")}
+    if len(UNRELEASED.findall(files[root / "CHANGELOG.md"])) != 1:
+        raise ValueError("CHANGELOG.md must have one section that is unreleased: ## [1.2.3] - unreleased")
+    for name, pattern in PLACES.items():
+        found = re.search(pattern, files[root / name], re.M)
+        files[root / name] = files[root / name][: found.start(1)] + version + files[root / name][found.end(1) :]
+    files[root / "CHANGELOG.md"] = UNRELEASED.sub(f"## [{version}] - {day}", files[root / "CHANGELOG.md"])
+    for path, text in files.items():
+        path.write_text(text, encoding="utf-8")
+
+
 def main(argv):
     "Build into a folder; exit code 1 where something is wrong. With --tag TAG, also whether the release is ready."
+    if argv[0] == "version":
+        return set_version(argv[1], date.today().isoformat())
     out, tag = Path(argv[0]), argv[argv.index("--tag") + 1] if "--tag" in argv else ""
     os.environ["SOURCE_DATE_EPOCH"] = fixed_time()
     with tempfile.TemporaryDirectory() as tmp:

@@ -14,6 +14,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+from mmccd.aliases import GONE_IN, RENAMED_OPTIONS
 from mmccd.cli.options import Options, check_json
 from mmccd.errors import format_error
 from mmccd.extras import require
@@ -30,8 +31,6 @@ app = typer.Typer(
 )
 
 INTERRUPTED = 130  # what typer makes of Ctrl-C while it reads the words
-
-RENAMED = {"train": {"--back": "--decoder"}}  # by command: options that still work under their old name
 
 WORDINGS = {"int_parsing": "it must be a whole number", "float_parsing": "it must be a number"}  # by error of pydantic
 
@@ -101,11 +100,11 @@ def arguments(argv: Sequence[str]) -> tuple[list[str], bool]:
         last = i + 1 == len(words) or (words[i + 1].startswith("-") and words[i + 1] != "-")
         if words[i] == "--json" and last:
             words.insert(i + 1, "-")
-    for old, new in RENAMED.get(words[0], {}).items() if words else ():
+    for old, new in RENAMED_OPTIONS.get(words[0], {}).items() if words else ():
         for i, word in enumerate(words):
             if word.partition("=")[0] == old:
                 words[i] = new + word[len(old) :]
-                say(f"{old} is now called {new}")
+                say(f"{old} is now called {new}; the old name goes in mmccd {GONE_IN}")
     return [home_expanded(w) for w in words] or ["--help"], "--debug" in argv
 
 

@@ -106,7 +106,7 @@ class StoredWeights:
             kind: The `Config` of the detector's class.
         """
         if self.is_ours:
-            checked(self.config, kind, self.folder / CONFIG, TODO)
+            checked(self.config, kind, self.folder / CONFIG, f"{TODO}, or update mmccd")
 
     def heads(self) -> dict[str, tuple[tuple[int, ...], str]]:
         """Shape and type of each tensor; nothing but the header of the file is read.

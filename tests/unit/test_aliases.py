@@ -4,8 +4,9 @@ import importlib
 import warnings
 
 import pytest
+from packaging.version import Version
 
-from mmccd import aliases
+from mmccd import __version__, aliases
 
 OLD = [(f"mmccd.{m}", name) for m in aliases.MOVED for name in aliases.moved_names(f"mmccd.{m}")]
 
@@ -21,7 +22,13 @@ def test_old_names_lead_to_new_ones(module):
             w for w in caught if issubclass(w.category, FutureWarning) and f"{module}.{name} is now" in str(w.message)
         ]
         assert found, f"{module}.{name} does not warn"
+        assert f"the old name goes in mmccd {aliases.GONE_IN}" in str(found[0].message)
         assert found[0].filename == __file__, "the warning must point at the line that used the old name"
+
+
+def test_no_old_name_outlives_what_was_said():
+    "From that version on, the tables hold what changed since: CONTRIBUTING.md, What may change."
+    assert Version(__version__) < Version(aliases.GONE_IN)
 
 
 def test_a_whole_line_of_version_0_1():

@@ -10,6 +10,7 @@ from toy_cases import tree, write_case
 from toy_detection import DETECT, refused
 
 import mmccd
+from mmccd.aliases import GONE_IN, RENAMED_OPTIONS
 from mmccd.cli.app import arguments, command_line, parse
 from mmccd.cli.benchmark import BenchmarkOptions
 from mmccd.cli.detect import DetectOptions
@@ -251,12 +252,23 @@ def test_every_option_comes_back():
         assert options_of(command_line(made)) == made
 
 
-def test_back_is_now_called_decoder(capsys):
-    for old in ("--back cycle", "--back=cycle"):
-        words, _ = arguments(shlex.split(f"train mmccd s --input t1 --out r {old}"))
-        assert parse(words).decoder == "cycle"
-        assert capsys.readouterr().err == "mmccd: --back is now called --decoder\n"
-    assert arguments(["detect", "--back"])[0] == ["detect", "--back"]
+RENAMED = [(command, *names) for command, table in RENAMED_OPTIONS.items() for names in table.items()]
+
+
+@pytest.mark.parametrize(("command", "old", "new"), RENAMED)
+def test_an_old_option_works_and_says_how_long(command, old, new, run, capsys):
+    words = run(command, "--help")[1]
+    assert f" {new} " in words
+    assert f"{old} " not in words
+    for given in ([old, "x"], [f"{old}=x"]):
+        assert arguments([command, *given])[0] == arguments([command, *[w.replace(old, new) for w in given]])[0]
+        assert capsys.readouterr().err == f"mmccd: {old} is now called {new}; the old name goes in mmccd {GONE_IN}\n"
+    assert arguments(["check", old])[0] == ["check", old]
+
+
+def test_back_is_now_called_decoder():
+    words, _ = arguments(shlex.split("train mmccd s --input t1 --out r --back cycle"))
+    assert parse(words).decoder == "cycle"
 
 
 def test_interrupted_as(run, monkeypatch, tmp_path):

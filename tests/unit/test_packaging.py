@@ -175,3 +175,34 @@ def test_files_for_the_code_host_can_be_read(path):
         assert content["permissions"] == {"contents": "read"}  # a job that publishes asks for more by itself
     if "ISSUE_TEMPLATE" in path.parts:
         assert {"name", "description", "body"} <= content.keys()
+
+
+def recipe(target):
+    "Commands of a target of the Makefile, as they are typed at the root of the repository."
+    lines = re.search(rf"^{target}:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.M)[1].splitlines()
+    names = {"$(VENV)": ".venv", "$(PY)": ".venv/bin/python", " > /dev/null": ""}
+    for name, value in names.items():
+        lines = [line.strip().replace(name, value) for line in lines]
+    return lines
+
+
+def test_each_commit_is_checked_as_by_make():
+    "With the tools of .venv, without a network; what `make check` runs quickly, and nothing else."
+    (repository,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    assert repository["repo"] == "local"
+    entries = [hook["entry"] for hook in repository["hooks"]]
+    assert entries == recipe("lint") + recipe("types") + recipe("test-sync")
+    for hook in repository["hooks"]:
+        assert (hook["language"], hook["pass_filenames"]) == ("system", False)
+        program, *words = hook["entry"].split()
+        assert (Path(sys.executable).parent / Path(program).name).exists(), f"{program} is not installed"
+        assert all((ROOT / word).is_file() for word in words if word.endswith(".py"))
+
+
+def test_coverage_counts_the_plain_modules_only():
+    "Those that nbdev wrote are tested by their chapters, which do not count here."
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["coverage"]
+    (whole,) = settings["report"]["exclude_also"]
+    left_out = {p.name for p in (ROOT / "mmccd").rglob("*.py") if re.search(whole, p.read_text())}
+    chapters = {p.stem.partition("_")[2] + ".py" for p in (ROOT / "nbs/components").glob("*.ipynb")}
+    assert left_out == chapters | {"_modidx.py"}

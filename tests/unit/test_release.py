@@ -1,6 +1,7 @@
 "A release: the same sources give the same bytes, and what is missing is said."
 
 import os
+import shutil
 import tarfile
 
 import pytest
@@ -59,6 +60,38 @@ def test_what_is_not_ready(heading, tag, wrong):
     found = list(release.not_ready("1.2.0", f"# Changelog\n\n{heading}\n", tag))
     assert len(found) == len(wrong)
     assert all(w in f for w, f in zip(wrong, found))
+
+
+@pytest.fixture
+def copy(tmp_path):
+    "A copy of the files in which the version stands, with a changelog of two sections."
+    for name in release.PLACES:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    (tmp_path / "CHANGELOG.md").write_text("## [7.8.8] - unreleased\n\nNew.\n\n## [0.1.0] - 2026-01-01\n\nOld.\n")
+    return tmp_path
+
+
+def test_a_version_is_written_wherever_it_stands(copy):
+    before = {name: (copy / name).read_text(encoding="utf-8").splitlines() for name in release.PLACES}
+    release.set_version("7.8.9", "2027-02-03", copy)
+    for name, old in before.items():
+        new = (copy / name).read_text(encoding="utf-8").splitlines()
+        (changed,) = [b for a, b in zip(old, new) if a != b]
+        assert changed.strip('"').endswith("7.8.9")
+        assert len(new) == len(old)
+    changelog = (copy / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert changelog == "## [7.8.9] - 2027-02-03\n\nNew.\n\n## [0.1.0] - 2026-01-01\n\nOld.\n"
+    assert list(release.not_ready("7.8.9", changelog, "v7.8.9")) == []
+
+
+@pytest.mark.parametrize(("version", "words"), [("7.8", "three numbers"), ("7.8.9", "one section")])
+def test_a_wrong_version_changes_nothing(copy, version, words):
+    (copy / "CHANGELOG.md").write_text("# Changelog\n")
+    before = {p: p.read_bytes() for p in copy.rglob("*") if p.is_file()}
+    with pytest.raises(ValueError, match=words):
+        release.set_version(version, "2027-02-03", copy)
+    assert {p: p.read_bytes() for p in copy.rglob("*") if p.is_file()} == before
 
 
 def test_the_workflow_releases_what_the_tool_made():

@@ -461,6 +461,13 @@ def test_shared_tensors_in_older_files(tmp_path):
             load_detector(folder)
 
 
+def test_a_field_of_a_newer_version(tmp_path):
+    folder = saved(tmp_path, Threshold(input="t2"))
+    change(folder, config={"input": "t2", "invented": 1}, mmccd="99.0.0")
+    with pytest.raises(ValueError, match=r"the field invented is unknown; .*, or update mmccd\.$"):
+        load_detector(folder)
+
+
 def test_renamed_fields_and_tensors(tmp_path):
     "One map from the names in older files to those of today; the names in somebody else's class are theirs."
     from safetensors.torch import load_file, save_file
