@@ -9,8 +9,9 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from io import BufferedWriter
 from os import PathLike
 from pathlib import Path
@@ -27,6 +28,8 @@ PART = re.compile(r"\.mmccd-\w{8}\.part")
 OLD_PART = re.compile(r"\.part-\w{8}")
 OLD_FILE = re.compile(r"(\.\d+-)?.+_(anomaly|segmentation)\.nii\.gz|.+_report\.png")
 NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+OPEN_FILES_STAY = os.name != "posix"  # Windows neither removes nor renames a file that is open, nor a folder with one
+READERS = 2.0  # seconds that it then takes others at most to read a file: another process, a virus scanner
 
 
 def user_path(path: PathLikeStr) -> Path:
@@ -85,9 +88,9 @@ def replacing(path: PathLikeStr, durably: bool = False) -> Iterator[BufferedWrit
             file.flush()
             if durably:
                 os.fsync(file.fileno())
-            if os.name != "posix":  # where a file that is open cannot be renamed, and nobody clears up
+            if OPEN_FILES_STAY:
                 file.close()
-            os.replace(file.name, path)
+            _patiently(os.replace, file.name, path)
     finally:
         Path(file.name).unlink(missing_ok=True)
     if durably and os.name == "posix":  # the new name must reach the disk too
@@ -194,9 +197,8 @@ def folder_lock(folder: PathLikeStr, doing: str, wait: float = 0.0) -> Iterator[
             os.write(lock, MARK)
         yield
     finally:
-        with suppress(OSError):  # Windows removes no file that is open
-            _remove_lock(path, lock)
-        os.close(lock)
+        with suppress(OSError):
+            _give_up_folder(path, lock)
 
 
 @contextmanager
@@ -213,12 +215,10 @@ def working_folder(folder: PathLikeStr) -> Iterator[Path]:
         yield part
     finally:
         try:
-            _clear(part)
+            _give_up(lock, lambda: _clear(part))
         except KeyboardInterrupt:  # in the middle of it: to the end, unless there is another one
             _clear(part)
             raise
-        finally:
-            os.close(lock)
 
 
 def swap_in(new: Path, final: Path, part: Path, ours: Collection[str] = ()) -> None:
@@ -237,14 +237,14 @@ def swap_in(new: Path, final: Path, part: Path, ours: Collection[str] = ()) -> N
         OSError: if it cannot be put there; what was there is back in its place.
     """
     if not os.path.lexists(final):
-        new.rename(final)
+        _patiently(os.rename, new, final)
         return
     if final.is_symlink() or not final.is_dir():
         raise ValueError(f"Cannot write into {final}: it is {'a link' * final.is_symlink() or 'a file'}; remove it.")
     _carry_over(final, new, ours)
     (part / "old").mkdir()
-    final.rename(part / "old" / final.name)
-    new.rename(final)
+    _patiently(os.rename, final, part / "old" / final.name)
+    _patiently(os.rename, new, final)
 
 
 def remove_leftovers(folder: PathLikeStr) -> None:
@@ -264,16 +264,10 @@ def remove_leftovers(folder: PathLikeStr) -> None:
             is_folder = part.is_dir() and not part.is_symlink()
             if (lock := _lock_file(part / LOCK if is_folder else part, is_folder, sure=True)) is None:
                 continue
-            try:
-                _clear(part) if is_folder else part.unlink()
-            finally:
-                os.close(lock)
+            _give_up(lock, partial(_clear, part) if is_folder else part.unlink)
     with suppress(OSError, ValueError):
         if (lock := _lock_file(path := Path(folder) / LOCK, create=False, sure=True)) is not None:
-            try:
-                _remove_lock(path, lock)
-            finally:
-                os.close(lock)
+            _give_up_folder(path, lock)
 
 
 def _is_old_part(path: Path) -> bool:
@@ -341,15 +335,12 @@ def _lock_file(path: Path, create: bool = True, sure: bool = False) -> int | Non
 
 def _try_lock(file: int, sure: bool = False) -> bool:
     """Lock an open file, and return whether nobody else has it; without such locks, True unless it has to be sure."""
-    try:
-        import fcntl
+    from filelock import lock_descriptor
 
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except (ImportError, OSError):  # Windows, and some network drives
+    try:
+        return lock_descriptor(file, blocking=False)
+    except OSError:  # some network drives
         return not sure
-    return True
 
 
 def _is_named(file: int, path: Path) -> bool:
@@ -360,11 +351,42 @@ def _is_named(file: int, path: Path) -> bool:
         return False
 
 
-def _remove_lock(path: Path, lock: int) -> None:
-    """Remove the lock of a folder, which this process has; a file of this name that is somebody else's stays."""
+def _give_up(lock: int, remove: Callable[[], object]) -> None:
+    """Remove what a lock protects before anybody else can get the lock, and give it up.
+
+    Where a file that is open stays, it is the other way round, and what somebody else has locked by then stays.
+    """
+    if OPEN_FILES_STAY:
+        os.close(lock)
+        remove()
+        return
+    try:
+        remove()
+    finally:
+        os.close(lock)
+
+
+def _give_up_folder(path: Path, lock: int) -> None:
+    """Give up the lock of a folder and remove its file, unless that is somebody else's file of the same name."""
     os.lseek(lock, 0, os.SEEK_SET)
-    if os.read(lock, len(MARK) + 1) == MARK:
-        path.unlink()
+    ours = os.read(lock, len(MARK) + 1) == MARK
+    _give_up(lock, path.unlink if ours else lambda: None)
+
+
+def _patiently(move: Callable[[PathLikeStr, PathLikeStr], None], source: PathLikeStr, target: PathLikeStr) -> None:
+    """Move a file or folder with `os.rename` or `os.replace`; where one that is open stays, wait for its readers.
+
+    Raises:
+        OSError: if it cannot be moved.
+    """
+    end = time.monotonic() + READERS
+    while True:
+        try:
+            return move(source, target)
+        except PermissionError:
+            if not OPEN_FILES_STAY or time.monotonic() >= end:
+                raise
+        time.sleep(0.02)
 
 
 def _clear(part: Path) -> None:
@@ -372,8 +394,8 @@ def _clear(part: Path) -> None:
     if (part / "old").is_dir():
         for old in (part / "old").iterdir():
             if not os.path.lexists(part.parent / old.name):
-                old.rename(part.parent / old.name)
-        (part / "old").rename(part / "gone")  # what is removed only in part is never put back
+                _patiently(os.rename, old, part.parent / old.name)
+        _patiently(os.rename, part / "old", part / "gone")  # what is removed only in part is never put back
     shutil.rmtree(part, ignore_errors=True)
 
 
@@ -390,7 +412,7 @@ def _carry_over(old: Path, new: Path, ours: Collection[str]) -> None:
     def link(source: str, target: str) -> None:
         try:
             os.link(source, target, follow_symlinks=False)
-        except OSError:  # a drive without hard links
+        except (OSError, NotImplementedError):  # a drive, or a system, without such links
             shutil.copy2(source, target, follow_symlinks=False)
 
     shutil.copytree(old, new, symlinks=True, ignore=left_out, copy_function=link, dirs_exist_ok=True)

@@ -1,7 +1,10 @@
 """Devices, threads, signals, seeds and messages: what every room needs, and what knows nothing of the rest."""
 
 import hashlib
+import os
+import shlex
 import signal
+import subprocess
 import sys
 import threading
 from collections import Counter
@@ -17,6 +20,11 @@ from mmccd.errors import display_name
 def say(text: str) -> None:
     """Print one line for the user on standard error, so that standard output stays clean."""
     print(f"mmccd: {display_name(text)}", file=sys.stderr)
+
+
+def shell_line(*words: object) -> str:
+    """Return words as they are typed into this system's shell, those with spaces in quotes."""
+    return (subprocess.list2cmdline if os.name == "nt" else shlex.join)([str(word) for word in words])
 
 
 def pick_device(name: str) -> str:
@@ -39,8 +47,8 @@ def pick_device(name: str) -> str:
     return available[0] if name == "auto" else name
 
 
-STOPPING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
-"""Signals that ask a process to stop."""
+STOPPING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name))
+"""Signals that ask a process to stop; Windows has no SIGHUP, and sends SIGBREAK when the terminal is closed."""
 
 _received: list[int] = []  # those that asked this one
 
@@ -171,17 +179,22 @@ CGROUPS = (  # files with the limit of a container's or a job's memory and with 
 )
 
 
+def number_in(file: str) -> float:
+    """Return the number that is all there is in a file of the system's."""
+    return float(Path(file).read_text(encoding="utf-8"))
+
+
 def free_memory() -> float:
     """Return how many bytes this process may still take, as far as the system says: 4e9 where it says nothing.
 
     Where a container or a cluster's job has a limit of its own, that counts.
     """
     with suppress(OSError, ValueError, IndexError):
-        text = Path("/proc/meminfo").read_text()
+        text = Path("/proc/meminfo").read_text(encoding="utf-8")
         free = float(text.split("MemAvailable:")[1].split()[0]) * 1024
         for limit, used in CGROUPS:
             with suppress(OSError, ValueError):  # "max" where there is none
-                free = min(free, float(Path(limit).read_text()) - float(Path(used).read_text()))
+                free = min(free, number_in(limit) - number_in(used))
         return max(free, 0.0)
     return 4e9
 

@@ -1,6 +1,8 @@
 "The tests find the same signals however they are started, and try the same examples each time."
 
+import os
 import signal
+import sys
 
 import pytest
 from hypothesis import settings
@@ -78,3 +80,14 @@ def hub_server(tmp_path, monkeypatch):
         monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
         monkeypatch.setenv("HF_TOKEN", "me")
         yield hub
+
+
+@pytest.fixture(autouse=bool(os.environ.get("LIKE_WINDOWS")))
+def like_windows():
+    "The test runs by rules of Windows; with LIKE_WINDOWS=1 all tests do."
+    from like_windows import rules_of_windows
+
+    if sys.platform != "linux":
+        pytest.skip("needs Linux's list of open files")
+    with rules_of_windows():
+        yield

@@ -147,7 +147,7 @@ def server(kind, notebook, root=None, seconds=400):
         for name, settings in SETTINGS.items():
             file = place / f"settings/@jupyterlab/{name}.jupyterlab-settings"
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(json.dumps(settings))
+            file.write_text(json.dumps(settings), encoding="utf-8")
         with socket.socket() as s:
             s.bind(("127.0.0.1", 0))
             port = s.getsockname()[1]
@@ -156,7 +156,7 @@ def server(kind, notebook, root=None, seconds=400):
             "JUPYTERLAB_SETTINGS_DIR": str(place / "settings"),
             "JUPYTERLAB_WORKSPACES_DIR": str(place / "workspaces"),
         }
-        with open(place / "log", "w+") as log:
+        with open(place / "log", "w+", encoding="utf-8") as log:
             run = subprocess.Popen(
                 command(kind, Path(notebook).name, port, root), cwd=root, env=os.environ | own, stdout=log, stderr=log
             )
@@ -167,7 +167,7 @@ def server(kind, notebook, root=None, seconds=400):
 
                 wait_until(up, seconds, f"{kind} to answer")
                 if run.poll() is not None:
-                    raise RuntimeError(f"{kind} ended: {(place / 'log').read_text()[-2000:]}")
+                    raise RuntimeError(f"{kind} ended: {(place / 'log').read_text(encoding='utf-8')[-2000:]}")
                 yield f"http://127.0.0.1:{port}{PLACE[kind].format(Path(notebook).name)}"
             finally:
                 run.terminate()  # its kernels end with it

@@ -191,7 +191,7 @@ def kept_scores(plan: Plan, entry: Entry) -> dict[str, Any] | None:
     """What was measured before, if it is whole and of the same weights, slices and version; else None."""
     file = score_file(plan, entry.key)
     with suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, BadZipFile, zlib.error):
-        old = json.loads(file.read_text())
+        old = json.loads(file.read_text(encoding="utf-8"))
         digest = old.pop("sha256")
         with np.load(file.with_suffix(".npz")) as maps:
             whole = {k for k in maps.files if maps[k] is not None}  # read, so that a damaged one shows

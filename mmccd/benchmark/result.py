@@ -34,7 +34,7 @@ def read_curve(folder: Path, validated: bool = True) -> dict[str, Any]:
         ValueError: The log is damaged.
     """
     try:
-        return parse_curve((folder / "log.csv").read_text(), validated)
+        return parse_curve((folder / "log.csv").read_text(encoding="utf-8"), validated)
     except (ValueError, KeyError, OSError) as error:
         todo = f"delete {folder} to train it again, or put back a good copy"
         raise file_error(folder / "log.csv", "it is damaged", todo) from error

@@ -90,7 +90,7 @@ class ProgressDisplay:
         """A task that runs; of a training also the step, as far as its log has got."""
         log = self.out / "runs" / name.removeprefix("train ") / "log.csv"
         with suppress(OSError, IndexError, ValueError):
-            _names, *lines = log.read_text().split()
+            _names, *lines = log.read_text(encoding="utf-8").split()
             if name.startswith("train "):
                 return f"{name}: step {lines[-1].split(',')[0]}"
         return name

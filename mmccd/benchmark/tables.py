@@ -15,7 +15,7 @@ from mmccd.tables import Cell, Table, TableWriter, markdown_table
 Result = Mapping[str, Any]
 """What benchmark.json holds."""
 
-_published = json.loads(Path(__file__).with_name("published.json").read_text())
+_published = json.loads(Path(__file__).with_name("published.json").read_text(encoding="utf-8"))
 
 
 def _by_method(table: Mapping[str, Any]) -> dict[str, dict[str, float]]:

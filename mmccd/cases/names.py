@@ -473,13 +473,16 @@ def find_cases(paths: PathLikeStr | Iterable[PathLikeStr], notes: list[str] | No
         ValueError: if two different cases have the same id, or files look like several modalities of one case.
     """
     found: dict[str, Path] = {}
+    ids: dict[str, str] = {}  # by what a disk makes of them that knows no capitals
     for path in map(user_path, [paths] if isinstance(paths, str | PathLike) else paths):
         for case in expand_cases(path, notes) or [path]:
             case = case.absolute() if str(case).startswith("~") else case  # found in the folder `.`, not given
-            id = case_id(case)
+            name = case_id(case)
+            id = ids.setdefault(name.casefold(), name)
             other = found.setdefault(id, case)
             if os.path.realpath(other) != os.path.realpath(case):  # the same case twice is no harm
                 both = f"{display_name(other)} and {display_name(case)} are both called {id}"
-                raise ValueError(f"{both}; rename one, or run them apart.")
+                alike = " (not every disk tells capitals from small letters)" * (name != id)
+                raise ValueError(f"{both}{alike}; rename one, or run them apart.")
     refuse_channels(found)
     return list(found.items())

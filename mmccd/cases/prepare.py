@@ -240,7 +240,7 @@ def prepare_one(task: Task, place: Place, recipe: Recipe) -> dict[str, Any]:
     """
     id, source = task
     try:
-        if re.search(r"[\\/]|^\.|^(zarr|subjects)\.json$", id):
+        if re.search(r"[\\/]|^\.|^(zarr|subjects)\.json$", id, re.IGNORECASE):
             raise ValueError(f"{id!r} cannot be the name of a case in a store; rename it.")
         origin = source_files(source, recipe)
         case = load_source(source, recipe)

@@ -186,7 +186,7 @@ def strip_case(id: str, path: PathLike[str] | str, out: Path, modality: str = ""
     files, final = find_files(path, modality or None), out / id
     if final.exists():
         try:
-            kept = json.loads((final / RECORD).read_text())["sources"]
+            kept = json.loads((final / RECORD).read_text(encoding="utf-8"))["sources"]
         except (OSError, ValueError, KeyError, TypeError):
             kept = None
         if kept != describe_sources(files):
@@ -196,7 +196,7 @@ def strip_case(id: str, path: PathLike[str] | str, out: Path, modality: str = ""
         new = part / "new" / id
         new.mkdir(parents=True)
         record = strip_files(id, files, new, part)
-        (new / RECORD).write_text(to_json(record) + "\n")
+        (new / RECORD).write_text(to_json(record) + "\n", encoding="utf-8")
         swap_in(new, final, part)
     return True
 

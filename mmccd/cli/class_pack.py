@@ -1,5 +1,6 @@
 """`mmccd class-pack`: notebooks, pages, slides, sheets and wheels for a class without a network."""
 
+import os
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +38,7 @@ def class_pack(options: ClassPackOptions) -> None:
     from mmccd.classroom.pack import write_pack
     from mmccd.runtime import say
 
-    pack = write_pack(options.out, not options.no_wheels, shlex.split(options.pip), say)
+    pack = write_pack(options.out, not options.no_wheels, shlex.split(options.pip, posix=os.name == "posix"), say)
     megabytes = round(sum(p.stat().st_size for p in pack.rglob("*") if p.is_file()) / 1e6, 1)
     put_json({"pack": str(pack), "megabytes": megabytes}, options.json)
     if options.json != "-":

@@ -1,6 +1,5 @@
 """`mmccd demo`: the plain threshold, the cycle and MMCCD on two phantoms, side by side in a picture and a table."""
 
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
@@ -10,7 +9,7 @@ import typer
 from mmccd.cli.app import command
 from mmccd.cli.options import Device, Options, Seed, put_json, show
 from mmccd.registry import METHODS
-from mmccd.runtime import pick_device
+from mmccd.runtime import pick_device, shell_line
 from mmccd.weights.hub import WEIGHTS
 
 if TYPE_CHECKING:
@@ -160,7 +159,7 @@ def demo_text(out: Path, id: str) -> str:
         id: of the case with the lesion.
     """
     cases, one = out / "cases", out / detector_name("mmccd", "flair") / id / id
-    words = {"cases": shlex.quote(str(cases)), "next": shlex.quote(str(out / "cycle-t1-t2"))}
+    words = {"cases": shell_line(cases), "next": shell_line(out / "cycle-t1-t2")}
     return f"""
 One phantom patient proves nothing. What the weights do on many phantoms stands in their cards, such as
          {WEIGHTS / "mmccd" / "README.md"}

@@ -293,7 +293,7 @@ def signals_kept_from_children() -> Generator[None]:
         yield
         return
     resource_tracker.ensure_running()  # Python lets signals through again once it has started this
-    old = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
+    old = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})  # noqa: TID251  as above
     try:
         yield
     finally:

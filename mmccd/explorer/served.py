@@ -34,7 +34,10 @@ def main() -> None:
     sys.argv[1:3] = []
 
     def stop() -> None:
-        os.kill(os.getpid(), signal.SIGTERM)
+        if os.name == "posix":
+            os.kill(os.getpid(), signal.SIGTERM)
+        else:  # where `os.kill` leaves no time for an orderly end
+            signal.raise_signal(signal.SIGTERM)
         time.sleep(PATIENCE)
         shutil.rmtree(folder, ignore_errors=True)
         os._exit(1)

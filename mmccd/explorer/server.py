@@ -107,14 +107,15 @@ def prepare_folder(folder: str | Path, notebook: Mapping[str, Any], token: str) 
     The token stands in the environment alone, never in a file or on the command line.
     """
     folder = Path(folder)
-    (folder / "explorer.ipynb").write_text(json.dumps(notebook, indent=1))
+    (folder / "explorer.ipynb").write_text(json.dumps(notebook, indent=1), encoding="utf-8")
     news = folder / "config/lab/user-settings/@jupyterlab/apputils-extension/notification.jupyterlab-settings"
     news.parent.mkdir(parents=True)
-    news.write_text('{"fetchNews": "false", "checkForUpdates": false}')  # no questions in front of a class
+    # no questions in front of a class
+    news.write_text('{"fetchNews": "false", "checkForUpdates": false}', encoding="utf-8")
     template = folder / "share/voila/templates/mmccd"
     template.mkdir(parents=True)
-    (template / "conf.json").write_text('{"base_template": "lab"}')
-    (template / "index.html.j2").write_text(TEMPLATE)
+    (template / "conf.json").write_text('{"base_template": "lab"}', encoding="utf-8")
+    (template / "index.html.j2").write_text(TEMPLATE, encoding="utf-8")
     return os.environ | {
         "JUPYTER_TOKEN": token,
         "JUPYTER_PATH": os.pathsep.join([str(folder / "share"), *filter(None, [os.environ.get("JUPYTER_PATH")])]),
@@ -166,7 +167,7 @@ def write_redirect(url: str, folder: Path) -> Path:
     A browser is given this file, not the address: the token in that would stand in its command line, for all to see.
     """
     path = folder / "open.html"
-    with open(path, "x", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+    with open(path, "x", encoding="utf-8", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
         file.write(
             f'<!DOCTYPE html><meta charset="utf-8"><meta http-equiv="refresh" content="0;url={html.escape(url)}">'
         )
@@ -200,6 +201,6 @@ def serve(
                 on_ready(url)
             while process.poll() is None:
                 time.sleep(0.2)
-            last_line = (folder / "log").read_text(errors="replace").strip().split("\n")[-1]
+            last_line = (folder / "log").read_text(encoding="utf-8", errors="replace").strip().split("\n")[-1]
             if process.returncode:
                 raise ValueError(f"the server ended by itself, and its last words were: {last_line}")

@@ -51,6 +51,13 @@ def packaged() -> list[str]:
     return sorted(packaged_places())
 
 
+def split_variant(name: str) -> tuple[str, str]:
+    """Split the name of a detector into its place and the variant behind the last colon, "" where there is none."""
+    place, _, variant = name.rpartition(":")
+    is_drive = len(place) == 1 and variant[:1] in ("/", "\\")  # as in C:\weights
+    return (name, "") if is_stored(name) or is_drive or not place else (place, variant)
+
+
 def find_weights(
     name: str | Path | WeightsPlace, variant: str | None = None, **options: Unpack[HubOptions]
 ) -> WeightsPlace:
@@ -71,8 +78,8 @@ def find_weights(
     if name.startswith(HUB) and not is_stored(name):
         place, _, after = name.removeprefix(HUB).partition(":")
         return WeightsPlace(download(place, **options), variant or after or None)
-    head, _, after = name.rpartition(":")
-    place, variant = (name, variant) if is_stored(name) or not head else (head, variant or after)
+    place, after = split_variant(name)
+    variant = variant or after or None
     if is_stored(place):
         return WeightsPlace(user_path(place), variant)
     if place in places and variant is None:
@@ -99,9 +106,10 @@ def absolute_name(name: str) -> str | None:
     Returns:
         None where the name is that of no folder, but of the package or the hub.
     """
-    on_the_hub = name.startswith(HUB)
-    head, colon, variant = (name, "", "") if is_stored(name) or on_the_hub else name.rpartition(":")
-    return f"{user_path(head).absolute()}{colon}{variant}" if is_stored(head) else None
+    if name.startswith(HUB) and not is_stored(name):
+        return None
+    head, variant = split_variant(name)
+    return f"{user_path(head).absolute()}{variant and ':'}{variant}" if is_stored(head) else None
 
 
 def download(name: str, **options: Unpack[HubOptions]) -> Path:

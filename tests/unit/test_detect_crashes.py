@@ -16,8 +16,10 @@ from mmccd.detection.provenance import check_origin, find_run, scored_ids
 from mmccd.detection.records import OtherResultsError, read_state
 from mmccd.files import hash_file
 
-pytest.importorskip("fcntl")
-pytestmark = pytest.mark.usefixtures("quick_reports")
+pytestmark = [
+    pytest.mark.usefixtures("quick_reports"),
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork"),
+]
 
 CHANGES = ("rename", "replace", "unlink", "rmdir", "mkdir", "link")
 

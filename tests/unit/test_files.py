@@ -3,6 +3,7 @@
 import os
 import signal
 import stat
+import threading
 from contextlib import suppress
 
 import pytest
@@ -19,8 +20,6 @@ from mmccd.files import (
     write_durably,
 )
 
-fcntl = pytest.importorskip("fcntl")
-
 
 def hidden(folder):
     return sorted(p.name for p in folder.iterdir() if p.name.startswith("."))
@@ -28,6 +27,8 @@ def hidden(folder):
 
 def in_a_process_that_dies(work):
     "Do something in a copy of this process, which is killed at the end of it."
+    if not hasattr(os, "fork"):
+        pytest.skip("needs fork")
     if not (child := os.fork()):
         try:
             work()
@@ -126,6 +127,38 @@ def test_leftovers_of_killed_runs_go_and_those_of_the_living_stay(tmp_path):
     assert hidden(tmp_path) == mine
     assert (tmp_path / "b").read_bytes() == b"b"
     remove_leftovers(tmp_path / "nowhere")
+
+
+def test_where_open_files_stay(tmp_path, like_windows):
+    "Nothing of ours is left, whether we remove it or others do; whoever reads a file is waited for."
+    with folder_lock(tmp_path, "training"), working_folder(tmp_path) as part, replacing(tmp_path / "a") as file:
+        file.write(b"a")
+        remove_leftovers(tmp_path)
+        assert hidden(tmp_path) == sorted([".lock", part.name, os.path.basename(file.name)])
+    assert os.listdir(tmp_path) == ["a"]
+    (tmp_path / ".lock").write_bytes(b"mmccd\n")
+    (tmp_path / ".mmccd-12345678.part").mkdir()
+    (tmp_path / ".mmccd-12345678.part/half").touch()
+    (tmp_path / ".mmccd-87654321.part").touch()
+    remove_leftovers(tmp_path)
+    assert os.listdir(tmp_path) == ["a"]
+    with open(tmp_path / "a", "rb") as reader:
+        threading.Timer(0.1, reader.close).start()
+        write_atomic(tmp_path / "a", b"new")
+    for text in ("old", "new"):
+        with working_folder(tmp_path) as part:
+            swap_in(fill(part, map=text), tmp_path / "c", part)
+    assert (tmp_path / "c/map").read_text() == "new"
+    assert sorted(os.listdir(tmp_path)) == ["a", "c"]
+
+
+def test_a_file_that_others_keep_open_is_no_reason_to_wait_for_ever(tmp_path, like_windows, monkeypatch):
+    monkeypatch.setattr("mmccd.files.READERS", 0.05)
+    (tmp_path / "a").write_text("old")
+    with open(tmp_path / "a"), pytest.raises(PermissionError):
+        write_atomic(tmp_path / "a", b"new")
+    assert (tmp_path / "a").read_text() == "old"
+    assert os.listdir(tmp_path) == ["a"]
 
 
 def test_leftovers_of_version_0_1_0(tmp_path):

@@ -14,7 +14,7 @@ from toy_detection import ready
 
 from mmccd.detector import Detector, Threshold, load_detector
 from mmccd.registry import new_detector
-from mmccd.weights.hub import WEIGHTS
+from mmccd.weights.hub import WEIGHTS, split_variant
 
 
 @pytest.fixture
@@ -141,6 +141,13 @@ def test_a_folder_that_is_there_comes_first(hub, tmp_path, monkeypatch):
         Threshold(input="t2").save_pretrained(folder)
         assert load_detector(folder).config.input == "t2"
     assert hub.calls == []
+
+
+def test_a_drive_is_no_place_with_a_variant():
+    for name in ("C:\\weights", "c:/weights", "threshold-t1", "a/b"):
+        assert split_variant(name) == (name, "")
+    for place in ("C:\\weights", "run", "./a"):
+        assert split_variant(f"{place}:t1") == (place, "t1")
 
 
 def test_a_hub_that_never_answers_is_given_up(monkeypatch):

@@ -36,6 +36,31 @@ def test_only_the_command_line_prints():
                 assert any(k.arg == "file" for k in node.keywords), f"mmccd.{name} prints in line {node.lineno}"
 
 
+def in_the_systems_encoding(code):
+    "Calls in some code that read or write text without saying in which encoding: on Windows, that is not UTF-8."
+    for call in ast.walk(ast.parse(code)):
+        if not isinstance(call, ast.Call) or any(k.arg == "encoding" for k in call.keywords):
+            continue
+        match call.func:
+            case ast.Attribute(attr="read_text" | "write_text"):
+                yield ast.unparse(call)
+            case ast.Name(id="open") if "b" not in "".join(ast.unparse(a) for a in call.args[1:2]):
+                yield ast.unparse(call)
+            case ast.Attribute(value=value, attr="open") if "b" not in "".join(ast.unparse(a) for a in call.args[:1]):
+                if ast.unparse(value) not in ("Image", "os", "tarfile", "webbrowser"):
+                    yield ast.unparse(call)
+
+
+def test_text_is_utf8_on_every_system():
+    for path in [*MODULES.values(), *(ROOT / "tools").glob("*.py")]:
+        found = list(in_the_systems_encoding(path.read_text(encoding="utf-8")))
+        assert not found, f'{path.name} lacks encoding="utf-8" in {found}'
+    for bad in ("open(p)", "p.open('w')", "open(p, 'x', opener=o)", "(a / 'b').read_text()", "p.write_text(t)"):
+        assert list(in_the_systems_encoding(bad)) == [bad]
+    for good in ("open(p, 'rb')", "p.open('wb')", "Image.open(p)", "p.read_text('utf-8', encoding='utf-8')"):
+        assert not list(in_the_systems_encoding(good))
+
+
 def test_no_module_is_too_long():
     long = {n: k for n, p in MODULES.items() if (k := len(p.read_text().splitlines())) > 500}
     assert not long, f"split them: {long}"

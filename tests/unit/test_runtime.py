@@ -1,5 +1,6 @@
 """What every other module relies on: threads, seeds and words for numbers."""
 
+import os
 import signal
 import threading
 
@@ -10,6 +11,7 @@ from mmccd.runtime import (
     check_stop,
     interrupted_code,
     interrupts_later,
+    shell_line,
     sigterm_as_interrupt,
     single_thread,
     stop_requested,
@@ -105,3 +107,11 @@ def test_work_in_a_thread_is_asked_to_stop():
             check_stop()
     assert elsewhere == [False]
     check_stop()
+
+
+def test_words_are_quoted_as_the_systems_shell_wants_them(monkeypatch):
+    assert shell_line("mmccd", "my cases") == "mmccd 'my cases'"
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "name", "nt")
+        line = shell_line("mmccd", "C:\\my cases")
+    assert line == 'mmccd "C:\\my cases"'

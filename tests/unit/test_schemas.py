@@ -1,5 +1,6 @@
 """Values from outside: of the right type, in range, finite; and one sentence that names the file and the field."""
 
+import os
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -99,7 +100,7 @@ def test_what_is_no_readable_file_is_refused(tmp_path):
         (tmp_path / "huge.json", "larger than 100 MB"),
         (tmp_path, "no file"),
         (tmp_path / "none.json", "no such file"),
-        ("/dev/zero", "no file"),
+        *([("/dev/zero", "no file")] if os.name == "posix" else []),
         ("a\0b", r"Cannot read a\\x00b: .*null"),
     ):
         with pytest.raises(ValueError, match=words):

@@ -278,15 +278,13 @@ def test_refused_folders_stay_as_they_are(tmp_path):
 
 
 def test_two_processes_in_one_folder(tmp_path):
-    fcntl = pytest.importorskip("fcntl")
     (tmp_path / "run").mkdir()
-    with open(tmp_path / "run" / ".lock", "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        with (
-            pytest.raises(ValueError, match="Another process is training in"),
-            locked_run_folder(tmp_path / "run"),
-        ):
-            pass
+    with (
+        files.folder_lock(tmp_path / "run", "training"),
+        pytest.raises(ValueError, match="Another process is training in"),
+        locked_run_folder(tmp_path / "run"),
+    ):
+        pass
     with locked_run_folder(tmp_path / "run") as out:
         assert out == tmp_path / "run"
 

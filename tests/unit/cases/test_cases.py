@@ -334,6 +334,13 @@ def touch(*paths):
         p.touch()
 
 
+def test_ids_that_differ_in_capitals_alone_are_refused(tmp_path):
+    "Their results would lie in one folder where the disk knows no capitals, as on Windows and macOS."
+    touch(tmp_path / "a/P1/P1_t1.nii", tmp_path / "b/p1/p1_t1.nii")
+    with pytest.raises(ValueError, match=r"b/p1 are both called P1 \(not every disk tells capitals .*; rename one, or"):
+        find_cases([tmp_path / "a", tmp_path / "b"])
+
+
 def test_find_cases(tmp_path, monkeypatch):
     names = [f"HGG/p{i}/p{i}_{m}.nii.gz" for i in (10, 2, 1) for m in MODALITIES] + [
         "LGG/q/q-t2f.nii",

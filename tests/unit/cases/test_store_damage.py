@@ -1,6 +1,7 @@
 """Damage in a store is named, whatever it hits: a bit, a file, a record; nothing is taken for zeros or left out."""
 
 import json
+import os
 import random
 import shutil
 import signal
@@ -436,7 +437,7 @@ def test_two_at_once_are_kept_apart(store, whole):
 def test_names_that_mean_something_to_others(whole, tmp_path, monkeypatch):
     "A folder called ./~ or a::b is that folder."
     monkeypatch.chdir(tmp_path)
-    for name in ("./~", "a::b", "s"):
+    for name in ("./~", "s", *(["a::b"] if hasattr(os, "fork") else [])):  # Windows takes no colon
         prepare(whole / "raw", name, **OPTIONS)
         assert SliceStore(name).ids == ["c0", "c1"]
         assert tree(tmp_path / name) == tree(whole / "s")
