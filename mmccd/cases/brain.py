@@ -11,7 +11,6 @@ MOST_ML = 2500.0  # millilitres; no brain has more
 LEAST_ML, HEAD = 200.0, 140.0  # a brain has more millilitres, where the scan measures so many millimetres each way
 MOST_AREA = 260.0  # square centimetres; hardly a brain has more on one axial slice
 MOST_BOX = 0.9  # share of its box that a brain may fill
-LEAST_KEPT = 0.8  # share of what differs from the background that should lie in large pieces
 UNMEASURED = 0.01  # share of the brain: larger regions of 0 are named and left out of statistics
 ENCLOSED = 0.03  # share of the brain: so much must be 0 within axial slices, not to be taken for ventricles
 REGION = 4.0  # millimetres: such a region reaches so far within an axial slice, each way from its middle

@@ -75,10 +75,6 @@ class Grid:
         """Voxels along the three axes in LPS."""
         return tuple(int(self.shape[axis]) for axis in np.argsort(self.turn[:, 0]))
 
-    def to_lps(self, array: np.ndarray) -> np.ndarray:
-        """Turn an array (i, j, k) on the file's axes into (x, y, z) in LPS."""
-        return np.ascontiguousarray(ornt.apply_orientation(array, self.turn))
-
     def from_lps(self, array: np.ndarray) -> np.ndarray:
         """Turn an array (x, y, z) in LPS back onto the file's axes."""
         back = ornt.ornt_transform(ornt.axcodes2ornt("LPS"), ornt.io_orientation(self.affine))

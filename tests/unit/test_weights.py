@@ -229,7 +229,10 @@ def test_a_config_is_checked_before_anything_is_built(tmp_path, monkeypatch, met
     assert fingerprint(load_detector(folder)) == fingerprint(d)
 
 
-@pytest.mark.parametrize("damage", ["a NaN", "another type", "another shape", "one more", "one less", "no header"])
+DAMAGE = ("a NaN", "another type", "another shape", "another name", "one more", "one less", "no header")
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
 def test_tensors_that_are_not_those_of_the_network(tmp_path, damage):
     from safetensors.torch import load_file, save
 
@@ -238,6 +241,8 @@ def test_tensors_that_are_not_those_of_the_network(tmp_path, damage):
     name = next(k for k, v in tensors.items() if v.ndim > 1)
     if damage == "one less":
         del tensors[name]
+    elif damage == "another name":
+        tensors[name + "x"] = tensors.pop(name)
     elif damage == "one more":
         tensors["evil\x1b[2J"] = torch.zeros(3)
     else:
@@ -250,6 +255,16 @@ def test_tensors_that_are_not_those_of_the_network(tmp_path, damage):
         load_detector(folder)
     assert str(error.value).isprintable()
     assert damage in ("no header", "one less") or name in str(error.value) or "evil" in str(error.value)
+
+
+def test_tensors_of_another_training(tmp_path):
+    "They fit, and would give other maps at the old threshold."
+    folder, other = saved(tmp_path), Tiny()
+    other.net[0].bias.data += 1
+    other.save_pretrained(tmp_path / "other")
+    (tmp_path / "other/model.safetensors").replace(folder / "model.safetensors")
+    with pytest.raises(ValueError, match="its two files do not belong together; copy the weights again"):
+        load_detector(folder)
 
 
 def test_never_unpickles(tmp_path):

@@ -13,6 +13,7 @@ from toy_cases import write_case
 
 from mmccd.cases.case import Case
 from mmccd.cases.grid import protocol_slices
+from mmccd.cases.prepare import make_recipe
 from mmccd.cases.subjects import read_list, split_from_lists, split_subjects, subject_of
 from mmccd.slices import (
     SLICE_RANGE,
@@ -54,6 +55,32 @@ def case(brain, lesion=None, affine=LPS):
 
 
 # ------------------------------------------------------------------------------------------------- which slices
+RECIPE = dict(
+    size=64,
+    slices=None,
+    modalities=["flair"],
+    tumour_free=False,
+    min_brain=1.0,
+    healthy=True,
+    normalisation="tukey",
+)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        *[({"size": v}, f"from 8 to 1024 pixels, got {v}") for v in (7, 1025, True, 64.5)],
+        *[({"slices": v}, "a range such as range") for v in (range(9, 3), range(3, 9, 2), [3, 4])],
+        *[({"min_brain": v}, "0 or more square centimetres") for v in (-1, float("nan"))],
+        *[({"fov": v}, "20 to 1000 millimetres wide") for v in (19, 1001, float("nan"))],
+        *[({"modalities": v}, "each once, got") for v in ([], ["pd"], ["t1", "t1"])],
+    ],
+)
+def test_slices_that_no_store_can_hold(wrong, words):
+    assert make_recipe(**RECIPE)["size"] == 64
+    assert words in sentence(make_recipe, **RECIPE | wrong)
+
+
 def test_choose_by_place_brain_and_lesion():
     brain = np.zeros((240, 240, 20), bool)
     brain[100:140, 100:150, 2:] = True  # 20 square centimetres
