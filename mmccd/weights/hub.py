@@ -149,7 +149,8 @@ def explain_hub_error(name: str, error: Exception) -> str:
         return f"{name} on the hub holds no detector: {CONFIG} or {TENSORS} is missing"
     if constants.HF_HUB_OFFLINE:
         return f"{name} is not here yet, and HF_HUB_OFFLINE keeps us from asking the hub: unset it, or give a folder"
-    if isinstance(error, (OSError, *http.__bases__)) and not isinstance(error, http):  # what its HTTP library raises
+    by_transport = isinstance(error, (OSError, *http.__bases__)) and not isinstance(error, http)  # its HTTP library's
+    if by_transport or isinstance(error, local):
         return f"{name} is not here yet, and the hub cannot be reached: check the network"
     text = display_name(" ".join(str(error).split()))
     return f"the hub could not give {name}: {type(error).__name__}: {text}"
