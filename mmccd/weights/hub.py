@@ -189,7 +189,8 @@ def not_reached(error: Exception) -> bool:
     from huggingface_hub import errors
 
     http = errors.HfHubHTTPError
-    return isinstance(error, (OSError, *http.__bases__)) and not isinstance(error, http)
+    by_transport = isinstance(error, (OSError, *http.__bases__)) and not isinstance(error, http)
+    return by_transport or isinstance(error, errors.LocalEntryNotFoundError)
 
 
 def in_one_line(error: Exception) -> str:
