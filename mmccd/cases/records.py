@@ -123,9 +123,14 @@ def is_url(place: Place) -> bool:
     return "://" in str(place)
 
 
-def user_place(place: Place) -> Place:
+def in_memory(place: Place) -> bool:
+    """Tell whether a store or result lies in this process, so that no other one can write there."""
+    return str(place).startswith("memory:")
+
+
+def user_place(place: Place) -> str | Path:
     """Return the place that a user means: a URL as it is, a path with the home folder for `~`."""
-    return place if is_url(place) else user_path(place)
+    return str(place) if is_url(place) else user_path(place)
 
 
 def open_place(place: Place, write: bool = False) -> Store:

@@ -27,7 +27,13 @@ class DetectOptions(Options):
     result: ClassVar[frozenset[str]] = frozenset(("fingerprint", "cases"))
 
     cases: Cases
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the results; made where missing.")]
+    out: Annotated[
+        str,
+        typer.Option(
+            metavar="DIR",
+            help="Folder for the results, made where missing; or an fsspec URL such as s3://bucket/results.",
+        ),
+    ]
     weights: Annotated[
         str,
         typer.Option(
@@ -100,7 +106,19 @@ class DetectOptions(Options):
 def command_for_record(options: DetectOptions) -> str:
     """Return the command line without what has no influence on a case's result: the same result, the same record."""
     same: dict[str, Any] = dict(skip_existing=False, overwrite=False, viewer=False, json="", jobs=1, scheduler="")
-    return command_line(replace(options, out=Path("OUT"), **same))
+    return command_line(replace(options, out="OUT", **same))
+
+
+def check_beside(options: DetectOptions) -> None:
+    """Refuse what is written beside the results where they lie in a bucket."""
+    from mmccd.cases.records import is_url
+
+    for name, wanted, instead in (
+        ("--strip", options.strip, "run mmccd strip first"),
+        ("--viewer", options.viewer, "leave it out"),
+    ):
+        if wanted and is_url(options.out):
+            raise ValueError(f"{name} writes into a folder, and {options.out} is none: choose a folder, or {instead}")
 
 
 def strip_first(options: DetectOptions) -> DetectOptions:
@@ -155,7 +173,7 @@ def evidence_words(case: dict[str, Any]) -> str:
     return ", in " + ", ".join(m + gave.get(m, "") for m in case["input"].split("+")) if case.get("input") else ""
 
 
-def print_cases(cases: Sequence[dict[str, Any]], out: Path, made_by: str, quiet: bool = False) -> int:
+def print_cases(cases: Sequence[dict[str, Any]], out: str | Path, made_by: str, quiet: bool = False) -> int:
     """Print a line for each case, and what went wrong on standard error.
 
     Args:
@@ -194,6 +212,7 @@ def detect(options: DetectOptions) -> int:
     from mmccd.detection.calibration import threshold_note
     from mmccd.postprocess import PostProcess
 
+    check_beside(options)
     post = PostProcess(options.median, options.erode, options.smallest)  # refuses here, before the work
     detector, name = pick_detector(options.weights, input, options.cases)
     made_by_command = command_for_record(options)

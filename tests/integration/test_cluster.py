@@ -189,10 +189,11 @@ def test_detection_is_that_of_one_process(two, cases, tmp_path):
 
 
 @pytest.mark.usefixtures("quick_reports")
-def test_a_worker_that_dies_costs_no_case(two, cases, tmp_path):
+@pytest.mark.parametrize("kind", ["", "file://"])  # a URL is written to as a bucket is
+def test_a_worker_that_dies_costs_no_case(two, cases, tmp_path, kind):
     "Killed in the middle of one: another worker does it; what is left half written is gone."
     detector = mortal(tmp_path, 1)
-    found = detect_many(cases, detector, tmp_path / "out", jobs=2)
+    found = detect_many(cases, detector, f"{kind}{tmp_path}/out", jobs=2)
     assert [c["status"] for c in found["cases"]] == ["done"] * 3
     assert len(toy.noted(tmp_path / "seen")) == 3  # two cases show a lesion
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["c0", "c1", "c2", "detect.json"]
