@@ -129,8 +129,9 @@ def strip_first(options: DetectOptions) -> DetectOptions:
 
     out = Path(os.path.abspath(user_path(options.out)))  # "." has no name
     beside = out.with_name(out.name + "-stripped")
-    cases = strip_cases(options.cases, beside, options.input.lower(), progress=True)
-    healthy = strip_cases(options.healthy, beside, options.input.lower(), progress=True) if options.healthy else None
+    how: dict[str, Any] = {"modality": options.input.lower(), "progress": True, "scheduler": options.scheduler}
+    cases = strip_cases(options.cases, beside, **how)
+    healthy = strip_cases(options.healthy, beside, **how) if options.healthy else None
     return replace(options, cases=cases, healthy=healthy)
 
 
@@ -223,7 +224,10 @@ def detect(options: DetectOptions) -> int:
     with interrupted_as("stopped; finished cases are kept, go on with --skip-existing"):
         options = strip_first(options)
         if options.healthy:
-            recalibrate(detector, options.healthy, input or None, post, seed=options.seed, progress=True)
+            where: dict[str, Any] = (
+                {"scheduler": options.scheduler, "device": options.device} if options.scheduler else {}
+            )
+            recalibrate(detector, options.healthy, input or None, post, seed=options.seed, progress=True, **where)
         if note := threshold_note(detector, post):
             say(note)
         result = detect_many(
