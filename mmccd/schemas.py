@@ -73,7 +73,7 @@ def read_checked(path: str | PathLike[str], kind: type[T], todo: str = TODO) -> 
         raise file_error(path, "it is no file", todo)
     if len(content) > MAX_BYTES:
         raise file_error(path, f"it is larger than {MAX_BYTES / 1e6:.0f} MB", todo)
-    return _checked(content.removeprefix(b"\xef\xbb\xbf"), kind, path, todo)
+    return checked_json(content, kind, path, todo)
 
 
 def checked(value: Any, kind: type[T], path: str | PathLike[str], todo: str = TODO) -> T:
@@ -96,12 +96,27 @@ def checked(value: Any, kind: type[T], path: str | PathLike[str], todo: str = TO
     except (TypeError, ValueError, RecursionError) as error:
         reason = "too deep" if isinstance(error, RecursionError) else "no JSON"
         raise file_error(path, f"it holds what is {reason}", todo) from error
-    return _checked(content, kind, path, todo)
+    return checked_json(content, kind, path, todo)
 
 
-def _checked(content: bytes, kind: type[T], path: str | PathLike[str], todo: str) -> T:
+def checked_json(content: bytes, kind: type[T], path: str | PathLike[str], todo: str = TODO) -> T:
+    """Check the content of a JSON file that has been read already.
+
+    Args:
+        content: Of the file, UTF-8.
+        kind: What it has to hold.
+        path: The file, for the error.
+        todo: What to do where it holds something else, for the error.
+
+    Returns:
+        The value; tuples and dataclasses where the kind has them.
+
+    Raises:
+        ValueError: It is no JSON, or not of that kind: one sentence that names the file and the field.
+    """
     from pydantic import ValidationError
 
+    content = content.removeprefix(b"\xef\xbb\xbf")
     try:
         return _adapter(kind).validate_json(b"[" + content + b"]")[0]
     except ValidationError as error:

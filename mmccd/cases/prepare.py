@@ -24,6 +24,7 @@ from mmccd.cases.records import (
     FORMAT,
     Place,
     Recipe,
+    in_memory,
     is_url,
     open_place,
     read_cases,
@@ -264,11 +265,6 @@ def count_processes(jobs: int, n: int, place: Place) -> int:
         return 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(jobs or (cores if n >= 16 and is_installed("distributed") else 1), n))
-
-
-def in_memory(place: Place) -> bool:
-    """Tell whether a store lies in this process, so that no other one can write into it."""
-    return str(place).startswith("memory:")
 
 
 def run_tasks(

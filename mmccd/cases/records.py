@@ -5,9 +5,8 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import os
 import re
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
@@ -26,7 +25,6 @@ from mmccd.schemas import MAX_BYTES, Millimetres, Natural, checked
 from mmccd.slices import FOV
 
 if TYPE_CHECKING:
-    import zarr
     from fsspec import AbstractFileSystem
     from zarr.abc.store import Store
 
@@ -127,9 +125,14 @@ def is_url(place: Place) -> bool:
     return "://" in str(place)
 
 
-def user_place(place: Place) -> Place:
+def in_memory(place: Place) -> bool:
+    """Tell whether a store or result lies in this process, so that no other one can write there."""
+    return str(place).startswith("memory:")
+
+
+def user_place(place: Place) -> str | Path:
     """Return the place that a user means: a URL as it is, a path with the home folder for `~`."""
-    return place if is_url(place) else user_path(place)
+    return str(place) if is_url(place) else user_path(place)
 
 
 def open_place(place: Place, write: bool = False) -> Store:
@@ -335,104 +338,3 @@ def read_records(place: Place) -> dict[str, Record]:
     """Return the records of the whole cases by id, sorted."""
     recipe = read_store(place)
     return read_cases(place, recipe).records if recipe else {}
-
-
-def has_layout(found: dict[str, Any], shape: Sequence[int], dtype: str) -> bool:
-    """Tell whether the metadata of an array are those that `prepare.write_case` writes: one shard, a chunk a slice."""
-    grid = {"name": "regular", "configuration": {"chunk_shape": list(shape)}}
-    wanted = {"zarr_format": 3, "node_type": "array", "shape": list(shape), "data_type": dtype, "chunk_grid": grid}
-    wanted |= {"chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}}}  # where the shard lies
-    if any(found.get(k) != v for k, v in wanted.items()) or found.get("storage_transformers"):
-        return False
-    try:
-        (outer,) = found["codecs"]
-        inner = outer["configuration"]
-        names = [outer["name"], *(c["name"] for k in ("codecs", "index_codecs") for c in inner[k])]
-    except (KeyError, TypeError, ValueError):
-        return False
-    return names == ["sharding_indexed", "bytes", "zstd", "bytes", "crc32c"] and inner.get("chunk_shape") == [
-        1,
-        *shape[1:],
-    ]
-
-
-def claimed_size(frame: bytes) -> int | None:
-    """Return how many bytes the beginning of a zstd frame (RFC 8878, 3.1.1) says that it holds; None if it does not."""
-    if len(frame) < 18 or frame[:4] != b"\x28\xb5\x2f\xfd":
-        return None
-    flag, single, dictionary = frame[4] >> 6, frame[4] >> 5 & 1, (0, 1, 2, 4)[frame[4] & 3]
-    start, length = 6 - single + dictionary, (single, 2, 4, 8)[flag]
-    return int.from_bytes(frame[start : start + length], "little") + 256 * (length == 2) if length else None
-
-
-def check_shard(path: str, n: int, nbytes: int) -> None:
-    """Make sure that each chunk of a shard lies in it and unpacks to what it has to be, before anything is unpacked.
-
-    Args:
-        path: of the file.
-        n: chunks.
-        nbytes: of each, unpacked.
-
-    Raises:
-        ValueError: if it is not so.
-    """
-    with open(path, "rb") as file:
-        end = file.seek(0, os.SEEK_END) - 16 * n - 4  # the chunks; then offset and bytes of each, and a checksum
-        file.seek(max(end, 0))
-        for offset, length in np.frombuffer(file.read(16 * n), "<u8").reshape(-1, 2).tolist():
-            if offset + length > end:
-                raise ValueError(f"{path} is cut off or damaged")
-            file.seek(offset)
-            if claimed_size(file.read(18)) != nbytes:
-                raise ValueError(f"{path} holds a chunk of another size")
-
-
-def open_arrays(place: Place, id: str, n: int, recipe: Recipe) -> list[zarr.Array]:
-    """Open images and masks of a case, once it is certain that they are what they have to be; reads no pixel.
-
-    Args:
-        place: of the store.
-        id: of the case.
-        n: slices that its record has.
-        recipe: of the store.
-
-    Raises:
-        FileNotFoundError: if a file is missing.
-        ValueError: if an array has another shape, type or coding than the record and the recipe say, or is empty.
-    """
-    import zarr
-
-    store, (files, root), size = open_place(place), open_files(place), recipe["size"]
-    found = []
-    for (name, dtype), channels in zip(ARRAYS.items(), (len(recipe["modalities"]), 2)):
-        path = f"{root}/{id}/{name}"
-        if not has_layout(read_json(files, f"{path}/zarr.json"), (n, channels, size, size), dtype):
-            raise ValueError(f"{path} is not as its record says")
-        shard = f"{path}/c/0/0/0/0"
-        if not files.size(shard) or not files.isfile(shard):
-            raise ValueError(f"{path} is empty")
-        if not is_url(place):  # of a distant one, each look would be a request
-            check_shard(shard, n, channels * size**2 * np.dtype(dtype).itemsize)
-        found.append(zarr.open_array(store, path=f"{id}/{name}", mode="r", zarr_format=3))
-    return found
-
-
-def read_slices(arrays: Sequence[zarr.Array], record: Record, wanted: np.ndarray) -> list[np.ndarray]:
-    """Read some slices of a case, and compare them with their checksums.
-
-    Args:
-        arrays: from `open_arrays`.
-        record: of the case.
-        wanted: indices, each once, ascending.
-
-    Returns:
-        Images (n m size size) with all modalities of the store, and masks (n 2 size size).
-
-    Raises:
-        ValueError: if a slice has another checksum; whatever zarr raises for a chunk that it cannot unpack.
-    """
-    images, masks = (np.asarray(array.oindex[wanted]) for array in arrays)
-    checks = record.get("checks")
-    if checks and slice_checks(images, masks) != [checks[k] for k in wanted]:
-        raise ValueError("a slice has another checksum")
-    return [images, masks]

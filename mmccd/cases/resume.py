@@ -8,11 +8,10 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from mmccd.anatomy import MODALITIES
 from mmccd.cases.names import choose_files, find_files
-from mmccd.cases.records import Cases, Place, Recipe, Record, case_error, is_url, open_arrays, read_slices
+from mmccd.cases.records import Cases, Place, Recipe, Record, case_error, is_url
+from mmccd.cases.shards import fetch, open_case, unpack_slice
 from mmccd.errors import display_name, format_error
 from mmccd.files import hash_or_nothing
 from mmccd.progress import track
@@ -79,13 +78,13 @@ def why_again(id: str, source: Source, place: Place, recipe: Recipe, cases: Case
             )
         return "its files have changed since"
     try:
-        n = len(record["rows"])
-        arrays = open_arrays(place, id, n, recipe) if n else []
-        if arrays and not is_url(place):  # a distant store would be fetched whole
-            read_slices(arrays, record, np.arange(n))
+        case, n = open_case(place, id, record, recipe) if record["rows"] else None, len(record["rows"])
+        if case and not is_url(place):  # a distant store would be fetched whole
+            for k, packed in enumerate(fetch(place, [(case, k) for k in range(n)])):
+                unpack_slice(case, k, packed)
     except PermissionError:
         raise
-    except Exception:  # whatever zarr says
+    except Exception:  # whatever zstd or the file system says
         return "it is damaged in the store"
     return None
 

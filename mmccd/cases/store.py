@@ -16,17 +16,17 @@ from mmccd.cases.records import (
     Place,
     Record,
     case_error,
-    open_arrays,
     read_cases,
-    read_slices,
     read_store,
     store_error,
     user_place,
 )
+from mmccd.cases.shards import CaseFiles, fetch, open_case, unpack_slice
 from mmccd.cases.subjects import read_subjects
 from mmccd.errors import display_name, format_error
 from mmccd.runtime import counted, free_memory
 
+AT_A_TIME = 256  # slices that are fetched together
 IN_MEMORY = 0.5  # share of the free memory that in_memory="auto" is ready to fill
 
 
@@ -229,7 +229,7 @@ class SliceDataset:
         self.channels = [recipe["modalities"].index(m) for m in modalities]
         self.known = all(r.lesion_cm2 is not None for r in rows)
         self.nbytes = len(rows) * recipe["size"] ** 2 * (2 * len(modalities) + 2)
-        self.arrays: dict[str, list[Any]] = {}
+        self.files: dict[str, CaseFiles] = {}
         self.kept: tuple[np.ndarray, np.ndarray] | None = None
         if in_memory is True or (in_memory == "auto" and self.nbytes <= IN_MEMORY * free_memory()):
             self.kept = self.read(range(len(rows)))
@@ -243,11 +243,11 @@ class SliceDataset:
         return len(self.rows)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave open arrays behind: a process that reads ahead opens its own."""
-        return self.__dict__ | {"arrays": {}}
+        """Leave behind where slices lie: a process that reads ahead looks for itself."""
+        return self.__dict__ | {"files": {}}
 
     def read(self, indices: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-        """Read slices from the store, a case at a time.
+        """Read slices from the store, and compare them with their checksums.
 
         Returns:
             Images (n m size size) float16, and masks (n 2 size size) uint8: brain, lesion.
@@ -258,35 +258,26 @@ class SliceDataset:
         shape = [self.recipe["size"]] * 2
         images = np.empty((len(indices), len(self.channels), *shape), np.float16)
         masks = np.empty((len(indices), 2, *shape), np.uint8)
-        of_case: dict[str, list[tuple[int, int]]] = {}
-        for j, i in enumerate(indices):
-            of_case.setdefault(self.rows[i].id, []).append((j, self.rows[i].index))
-        for id, pairs in of_case.items():
-            target, index = np.array(pairs).T
-            wanted, back = np.unique(index, return_inverse=True)
-            found = self.read_case(id, wanted)
-            for out, values, channels in zip((images, masks), found, (self.channels, [0, 1])):
-                out[target] = values[back][:, channels]
+        for first in range(0, len(indices), AT_A_TIME):
+            rows = [self.rows[i] for i in indices[first : first + AT_A_TIME]]
+            cases = [self.open(row.id) for row in rows]
+            fetched = fetch(self.place, [(case, row.index) for case, row in zip(cases, rows)])
+            for j, (case, row, packed) in enumerate(zip(cases, rows, fetched), first):
+                with undamaged(self.place, row.id):
+                    image, masks[j] = unpack_slice(case, row.index, packed)
+                images[j] = image[self.channels]
         return images, masks
 
-    def read_case(self, id: str, wanted: np.ndarray) -> list[np.ndarray]:
-        """Read some slices of a case, whole, and compare them with their checksums.
-
-        Args:
-            id: of the case.
-            wanted: indices, each once, ascending.
-
-        Returns:
-            Images (n m size size) with all modalities of the store, and masks (n 2 size size).
+    def open(self, id: str) -> CaseFiles:
+        """Return where the slices of a case lie.
 
         Raises:
             ValueError: if the case is damaged.
         """
-        record = self.records[id]
-        with undamaged(self.place, id):
-            if id not in self.arrays:
-                self.arrays[id] = open_arrays(self.place, id, len(record["rows"]), self.recipe)
-            return read_slices(self.arrays[id], record, wanted)
+        if id not in self.files:
+            with undamaged(self.place, id):
+                self.files[id] = open_case(self.place, id, self.records[id], self.recipe)
+        return self.files[id]
 
     def batch(self, indices: Iterable[int]) -> dict[str, torch.Tensor]:
         """Return slices as tensors.

@@ -1,10 +1,12 @@
 """The skull removed by a program that is made for it: HD-BET, or deepbet where there is a T1."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -16,6 +18,7 @@ import numpy as np
 from mmccd.cases.grid import Grid, check_same_grid
 from mmccd.cases.names import CaseFiles, find_cases, find_files
 from mmccd.cases.nifti import read_labels, read_volume, write_nifti
+from mmccd.cluster import open_workers
 from mmccd.errors import display_name, file_error
 from mmccd.files import hash_file, output_folder, remove_leftovers, swap_in, to_json, user_path, working_folder
 from mmccd.progress import track
@@ -201,11 +204,25 @@ def strip_case(id: str, path: PathLike[str] | str, out: Path, modality: str = ""
     return True
 
 
+def stripped(
+    cases: Sequence[tuple[str, PathLike[str] | str]], folder: Path, modality: str, scheduler: str = ""
+) -> Generator[bool]:
+    """Do `strip_case` with each case, here or on the workers of a scheduler, and yield what it returns."""
+    if not scheduler:
+        yield from (strip_case(id, path, folder, modality) for id, path in cases)
+        return
+    folder, paths = folder.absolute(), [os.path.abspath(path) for _, path in cases]
+    tasks = [(id, strip_case, id, path, folder, modality) for (id, _), path in zip(cases, paths)]
+    with open_workers(1, scheduler, paths=[folder, *paths]) as workers:
+        yield from (done.result() for _, done in workers.results(tasks))
+
+
 def strip_cases(
     paths: PathLike[str] | str | Sequence[PathLike[str] | str],
     out: PathLike[str] | str,
     modality: str = "",
     progress: bool = False,
+    scheduler: str = "",
 ) -> list[Path]:
     """Write cases without skull, each into a folder of its name.
 
@@ -214,6 +231,8 @@ def strip_cases(
         out: Folder for them, made where missing.
         modality: The only one that is wanted; "" for all that a case has.
         progress: Show a bar, if on a terminal.
+        scheduler: Address or file of a Dask scheduler whose workers do it, each of which has the program and sees cases
+            and folder under the same path.
 
     Returns:
         The folder of each.
@@ -224,6 +243,7 @@ def strip_cases(
     cases = find_cases(paths)
     with output_folder(user_path(out)) as folder:
         remove_leftovers(folder)
-        for id, path in track(cases, "strip", "case", show=progress):
-            strip_case(id, path, folder, modality)
+        with closing(stripped(cases, folder, modality, scheduler)) as made:
+            for _ in track(made, "strip", "case", total=len(cases), show=progress):
+                pass
         return [folder / id for id, _ in cases]

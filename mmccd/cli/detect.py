@@ -27,7 +27,13 @@ class DetectOptions(Options):
     result: ClassVar[frozenset[str]] = frozenset(("fingerprint", "cases"))
 
     cases: Cases
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the results; made where missing.")]
+    out: Annotated[
+        str,
+        typer.Option(
+            metavar="DIR",
+            help="Folder for the results, made where missing; or an fsspec URL such as s3://bucket/results.",
+        ),
+    ]
     weights: Annotated[
         str,
         typer.Option(
@@ -100,7 +106,19 @@ class DetectOptions(Options):
 def command_for_record(options: DetectOptions) -> str:
     """Return the command line without what has no influence on a case's result: the same result, the same record."""
     same: dict[str, Any] = dict(skip_existing=False, overwrite=False, viewer=False, json="", jobs=1, scheduler="")
-    return command_line(replace(options, out=Path("OUT"), **same))
+    return command_line(replace(options, out="OUT", **same))
+
+
+def check_beside(options: DetectOptions) -> None:
+    """Refuse what is written beside the results where they lie in a bucket."""
+    from mmccd.cases.records import is_url
+
+    for name, wanted, instead in (
+        ("--strip", options.strip, "run mmccd strip first"),
+        ("--viewer", options.viewer, "leave it out"),
+    ):
+        if wanted and is_url(options.out):
+            raise ValueError(f"{name} writes into a folder, and {options.out} is none: choose a folder, or {instead}")
 
 
 def strip_first(options: DetectOptions) -> DetectOptions:
@@ -111,8 +129,9 @@ def strip_first(options: DetectOptions) -> DetectOptions:
 
     out = Path(os.path.abspath(user_path(options.out)))  # "." has no name
     beside = out.with_name(out.name + "-stripped")
-    cases = strip_cases(options.cases, beside, options.input.lower(), progress=True)
-    healthy = strip_cases(options.healthy, beside, options.input.lower(), progress=True) if options.healthy else None
+    how: dict[str, Any] = {"modality": options.input.lower(), "progress": True, "scheduler": options.scheduler}
+    cases = strip_cases(options.cases, beside, **how)
+    healthy = strip_cases(options.healthy, beside, **how) if options.healthy else None
     return replace(options, cases=cases, healthy=healthy)
 
 
@@ -155,7 +174,7 @@ def evidence_words(case: dict[str, Any]) -> str:
     return ", in " + ", ".join(m + gave.get(m, "") for m in case["input"].split("+")) if case.get("input") else ""
 
 
-def print_cases(cases: Sequence[dict[str, Any]], out: Path, made_by: str, quiet: bool = False) -> int:
+def print_cases(cases: Sequence[dict[str, Any]], out: str | Path, made_by: str, quiet: bool = False) -> int:
     """Print a line for each case, and what went wrong on standard error.
 
     Args:
@@ -194,6 +213,7 @@ def detect(options: DetectOptions) -> int:
     from mmccd.detection.calibration import threshold_note
     from mmccd.postprocess import PostProcess
 
+    check_beside(options)
     post = PostProcess(options.median, options.erode, options.smallest)  # refuses here, before the work
     detector, name = pick_detector(options.weights, input, options.cases)
     made_by_command = command_for_record(options)
@@ -204,7 +224,10 @@ def detect(options: DetectOptions) -> int:
     with interrupted_as("stopped; finished cases are kept, go on with --skip-existing"):
         options = strip_first(options)
         if options.healthy:
-            recalibrate(detector, options.healthy, input or None, post, seed=options.seed, progress=True)
+            where: dict[str, Any] = (
+                {"scheduler": options.scheduler, "device": options.device} if options.scheduler else {}
+            )
+            recalibrate(detector, options.healthy, input or None, post, seed=options.seed, progress=True, **where)
         if note := threshold_note(detector, post):
             say(note)
         result = detect_many(

@@ -18,7 +18,7 @@ class EvaluateOptions(Options):
     command: ClassVar[str] = "evaluate"
     result: ClassVar[frozenset[str]] = frozenset(("protocol", "without_map"))
 
-    results: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of results, as detect leaves it.")]
+    results: Annotated[str, typer.Argument(metavar="DIR", help="Folder of results, as detect leaves it, or its URL.")]
     truth: Annotated[Path, typer.Argument(metavar="TRUTH", help="Folder of the cases with their segmentations.")]
     protocol: Annotated[
         str, typer.Option(metavar="slice|volume", help="Score the slice with most lesion, or the whole volume.")

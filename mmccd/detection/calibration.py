@@ -1,7 +1,10 @@
 """Thresholds: chosen on healthy cases of the user, and compared with the maps they are used on."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+import os
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
+from copy import deepcopy
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +16,13 @@ from mmccd.cases.grid import voxel_size
 from mmccd.cases.health import check_no_lesion
 from mmccd.cases.names import choose_files, find_cases
 from mmccd.cases.subjects import few_subjects_notes, subject_of
+from mmccd.cluster import open_workers
 from mmccd.detection.inputs import input_of
 from mmccd.detection.maps import anomaly_volume
 from mmccd.detector import Detector, healthy_threshold
 from mmccd.postprocess import PostProcess
 from mmccd.progress import track
+from mmccd.runtime import pick_device
 
 UNPROCESSED = PostProcess()
 """The map as the detector makes it."""
@@ -53,11 +58,11 @@ def threshold_note(detector: Detector, post: PostProcess) -> str:
 
 
 def healthy_values(
-    path: str | Path, detector: Detector, input: str, post: PostProcess, seed: int, notes: list[str] | None = None
-) -> np.ndarray:
+    detector: Detector, input: str, post: PostProcess, seed: int, path: str | Path
+) -> tuple[np.ndarray, list[str]]:
     """Return the values (n,) of a healthy case's map inside its brain, or refuse a case with a lesion.
 
-    `notes` is given what a person should know of how the case was read.
+    With them comes what a person should know of how the case was read.
     """
     if Path(path).is_file():
         choose_files(path)  # refuses a name without modality
@@ -66,10 +71,40 @@ def healthy_values(
     if case.lesion is not None and case.lesion.any():
         raise ValueError(f"Cannot calibrate on {case.id}: it has a lesion; give healthy cases only.")
     check_no_lesion(case, path)
-    if notes is not None:
-        notes += [f"{case.id}: {note}" for note in case.notes]
     anomaly = anomaly_volume(case, detector, chosen, seed)
-    return post.map(anomaly, case.brain, voxel_size(case.affine))[case.brain]
+    values = post.map(anomaly, case.brain, voxel_size(case.affine))[case.brain]
+    return values, [f"{case.id}: {note}" for note in case.notes]
+
+
+@dataclass(frozen=True)
+class HealthyWorker:
+    """What a worker needs to make maps of healthy cases; sent to each once."""
+
+    detector: Detector  # on the CPU
+    device: str
+    rest: tuple[str, PostProcess, int]  # input, post-processing and seed, as for `healthy_values`
+
+    def __call__(self) -> tuple[Any, ...]:
+        """Return what the cases of a worker share."""
+        return self.detector.to(pick_device(self.device)), *self.rest
+
+
+def values_by_case(
+    cases: Sequence[tuple[str, str | Path]],
+    detector: Detector,
+    rest: tuple[str, PostProcess, int],
+    scheduler: str = "",
+    device: str = "",
+) -> Generator[tuple[str, tuple[np.ndarray, list[str]]]]:
+    """Yield the name of each case and its `healthy_values`; those of a scheduler's workers in any order."""
+    if not scheduler:
+        yield from ((id, healthy_values(detector, *rest, path)) for id, path in cases)
+        return
+    setup = HealthyWorker(deepcopy(detector).cpu(), device or detector.device.type, rest)
+    tasks = [(id, healthy_values, os.path.abspath(path)) for id, path in cases]
+    with open_workers(1, scheduler, setup, [path for *_, path in tasks]) as workers:
+        for id, done in workers.results(tasks):
+            yield id, done.result()
 
 
 def recalibrate(
@@ -80,6 +115,8 @@ def recalibrate(
     fpr: float = 0.01,
     seed: int = 0,
     progress: bool = False,
+    scheduler: str = "",
+    device: str = "",
 ) -> Detector:
     """Return `detector` with its threshold chosen on healthy cases, whose maps are made like all others.
 
@@ -91,6 +128,8 @@ def recalibrate(
         fpr: share of the healthy brain that may lie above the threshold, in (0, 1).
         seed: of the randomness, for detectors that draw.
         progress: show a bar on a terminal, elsewhere a line now and then.
+        scheduler: address or file of a Dask scheduler whose workers make the maps, as for `detect_many`.
+        device: where networks run on these workers; "" is where the detector is here.
 
     Raises:
         ValueError: if no case is given, one cannot be read or has a lesion, or `fpr` is not in (0, 1).
@@ -99,9 +138,10 @@ def recalibrate(
     cases, input = find_cases(healthy, notes), input or detector.config.input
     if not cases:
         raise ValueError("Cannot calibrate without a healthy case, and none was given; name folders or NIfTI files.")
-    bar = track(cases, "calibrate", "case", show=progress)
-    values = [healthy_values(path, detector, input, post, seed, notes) for _, path in bar]
-    v = torch.from_numpy(np.concatenate(values))
+    with closing(values_by_case(cases, detector, (input, post, seed), scheduler, device)) as made:
+        found = dict(track(made, "calibrate", "case", total=len(cases), show=progress))
+    v = torch.from_numpy(np.concatenate([found[id][0] for id, _ in cases]))
+    notes += [note for id, _ in cases for note in found[id][1]]
     h = healthy_threshold(v, fpr)
     people = {subject_of(id) for id, _ in cases}
     notes += few_subjects_notes(len(people), "healthy")

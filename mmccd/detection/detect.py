@@ -13,16 +13,17 @@ from mmccd.cases.case import Case
 from mmccd.cases.grid import voxel_size
 from mmccd.cases.names import find_cases
 from mmccd.cases.oddities import oddities
+from mmccd.cases.records import in_memory, is_url, user_place
 from mmccd.cluster import KilledError, open_workers
 from mmccd.detection.calibration import UNPROCESSED
 from mmccd.detection.inputs import choose_input, input_of
 from mmccd.detection.maps import anomaly_volume, member_maps
-from mmccd.detection.records import CaseEntry, OtherResultsError, ResultFolder, ResultInTheWayError, read_sources
+from mmccd.detection.records import CaseEntry, OtherResultsError, ResultInTheWayError, read_sources
 from mmccd.detection.report import Detection
+from mmccd.detection.results import ResultFolder, open_results
 from mmccd.detector import Detector, describe, fingerprint, load_detector
 from mmccd.ensemble import Ensemble, evidence_shares
 from mmccd.errors import file_error, format_error
-from mmccd.files import output_folder, remove_leftovers, user_path
 from mmccd.postprocess import PostProcess, lower_dropped
 from mmccd.progress import track
 from mmccd.runtime import pick_device
@@ -169,6 +170,8 @@ def check_place(cases: Sequence[tuple[str, str | Path]], out: str | Path) -> Non
     def same(a: str | Path, b: str | Path) -> bool:
         return os.path.realpath(a) == os.path.realpath(b)
 
+    if is_url(out):
+        return
     for id, path in cases:
         home = Path(path) if Path(path).is_dir() else Path(path).parent
         if same(home, Path(out) / id) or (home == Path(path) and same(home, out)):
@@ -269,7 +272,7 @@ def detect_on_workers(
         todo = [(id, os.path.abspath(path)) for id, path in todo]
     named = setup.detector if isinstance(setup.detector, str) else ""
     weights = [str(find_weights(named).folder)] if absolute_name(named) else []
-    paths = [str(results.out), *weights, *(path for _, path in todo)]
+    paths = [*([] if is_url(results.out) else [results.out]), *weights, *(path for _, path in todo)]
     with open_workers(min(jobs, len(todo)), scheduler, setup, paths) as workers:
         for id, done in workers.results((id, attempt_on_worker, id, path) for id, path in todo):
             try:
@@ -312,7 +315,8 @@ def detect_many(
     Args:
         paths: case folders, folders of cases, or NIfTI files.
         detector: calibrated.
-        out: folder for the results, made where missing: map, segmentation and report of a case in a folder of its name.
+        out: folder for the results, made where missing, or an fsspec URL such as s3://bucket/results: map, segmentation
+            and report of a case in a folder of its name.
         input: modality; None is the one the detector is made for, of an ensemble all that it can use.
         weights: the name that the detector was loaded by, for the record.
         seed: of the randomness, for detectors that draw.
@@ -338,14 +342,14 @@ def detect_many(
             the scans, or holds or meanwhile gets results of another detector.
     """
     _ = detector.threshold  # refuses here if there is none: that is no fault of a case
-    out, left_out = user_path(out), []
+    out, left_out = user_place(out), []
     check_place(cases := find_cases(paths, left_out), out)
     run = describe_run(detector, input or detector.config.input, weights, seed, post)
     options: dict[str, Any] = {"known": input is not None, "post": post, "batch_size": batch_size, "stop": stop}
-    with output_folder(out) as out:
-        remove_leftovers(out)
-        results = ResultFolder(out.absolute() if scheduler else out, run, overwrite, command)
-        alone = not scheduler and min(jobs, len(cases)) <= 1
+    with open_results(
+        os.path.abspath(out) if scheduler and not is_url(out) else out, run, overwrite, command
+    ) as results:
+        alone = in_memory(out) or (not scheduler and min(jobs, len(cases)) <= 1)
         mine, todo = [], list(cases)
         if skip_existing and not alone:
             kept = {id: kept_entry(id, path, detector, results, options["known"]) for id, path in cases}
@@ -358,9 +362,7 @@ def detect_many(
             done = detect_on_workers(todo, setup, jobs, scheduler)
         with closing(done):
             mine += track(done, "detect", "case", total=len(cases), first=len(mine), show=progress)
-        if not alone:
-            remove_leftovers(out)
-        if not alone or any(c["status"] == "skipped" for c in mine):
+        if not alone or is_url(out) or any(c["status"] == "skipped" for c in mine):
             results.settle()
         entries = {c["id"]: c for c in [*results.cases(), *mine]}
     notes = {"notes": left_out} if left_out else {}

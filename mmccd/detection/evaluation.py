@@ -1,6 +1,7 @@
 """Scores of a folder of results against the truth: in pixels, in millimetres and in lesions."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -15,6 +16,8 @@ from mmccd.cases.filenames import nfc
 from mmccd.cases.grid import check_same_grid, protocol_slices, volume_ml, voxel_size
 from mmccd.cases.names import find_cases, possible_lesions
 from mmccd.cases.nifti import read_volume
+from mmccd.cases.records import is_url, user_place
+from mmccd.detection.bucket import fetched_map
 from mmccd.detection.calibration import stored_postprocessing
 from mmccd.detection.provenance import (
     calibration_notes,
@@ -75,6 +78,16 @@ def read_result(
     anomaly, grid = read_volume(file)
     check_same_grid(grid, file, case.grid, path)
     return anomaly, case
+
+
+@contextmanager
+def local_map(out: str | Path, id: str) -> Iterator[Path]:
+    """Give a folder of results on this computer with the map of a case: `out`, or what is fetched of a bucket."""
+    if not is_url(out):
+        yield Path(out)
+        return
+    with fetched_map(str(out), id) as folder:
+        yield folder
 
 
 def lesion_of(case: Case) -> np.ndarray:
@@ -172,9 +185,9 @@ def result_ids(out: str | Path, state: State, only: str = "*") -> list[str]:
     Raises:
         ValueError: if there are none.
     """
-    if not Path(out).is_dir():
+    if not (state.names if is_url(out) else Path(out).is_dir()):
         raise ValueError(f"Cannot read {out}: there is no such folder; check the path.")
-    ids = scored_ids(Path(out), state)
+    ids = scored_ids(out, state)
     if not ids:
         raise ValueError(f"Cannot score {out}: it holds no anomaly maps; run detect first.")
     wanted = [id for id in ids if fnmatchcase(nfc(id), nfc(only))]
@@ -260,7 +273,7 @@ def evaluate(
     is named with the reason, and the others are scored.
 
     Args:
-        out: folder of results, as `detect_many` leaves it.
+        out: folder of results, as `detect_many` leaves it, or its URL.
         truth: case folders, or a folder of them, with segmentations.
         protocol: "slice", the axial slice with most lesion among 70 to 89 of the BraTS grid (on another grid among
             all), or "volume". False alarms of healthy cases are counted in the whole volume either way.
@@ -277,7 +290,7 @@ def evaluate(
     """
     if protocol not in ("slice", "volume"):
         raise ValueError(f"unknown protocol {protocol!r}: choose slice or volume")
-    out = user_path(out)
+    out = user_place(out)
     state = read_state(out)
     ids, truths = pair_cases(out, truth, state, only)
     run = find_run(out, state)
@@ -291,12 +304,14 @@ def evaluate(
         try:
             check_origin(id, state, run)
             input = input_of_record(id, state, run)
-            anomaly, case = read_result(id, out, truths.get(id), input)
+            with local_map(out, id) as folder:
+                anomaly, case = read_result(id, folder, truths.get(id), input)
+                strange = odd_things(id, folder, state, truths[id], input)
             if lesion_of(case).any():
                 lesions.append(score_lesion(id, anomaly, case, protocol, threshold))
             else:
                 healthy.append(false_alarm(id, anomaly, case, threshold))
-            odd[id] = odd_things(id, out, state, truths[id], input)
+            odd[id] = strange
             doubts += [f"{display_name(id)}: {note}" for note in check_lesion(case.lesion, case.brain)]
         except (ValueError, OSError) as error:
             if stop:

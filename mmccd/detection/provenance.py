@@ -3,10 +3,12 @@
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from mmccd.cases.records import is_url
 from mmccd.cases.subjects import subject_of
-from mmccd.detection.records import CaseRecord, RunRecord, State, hash_or_nothing, made_by, read_sources, same_run
+from mmccd.detection.records import CaseRecord, RunRecord, State, made_by, read_sources, same_run
 from mmccd.detection.report import result_files
 from mmccd.errors import display_name
+from mmccd.files import hash_or_nothing
 
 SHOWN = 5  # names of cases in a note, at most
 
@@ -19,7 +21,7 @@ NOTES = {
 """What may be odd about a map that is scored all the same."""
 
 
-def find_run(out: Path, state: State) -> RunRecord:
+def find_run(out: Path | str, state: State) -> RunRecord:
     """Return what made the maps of a folder: what `detect.json` says, or without it the records; empty if nothing does.
 
     Raises:
@@ -39,14 +41,15 @@ def find_run(out: Path, state: State) -> RunRecord:
     return first
 
 
-def scored_ids(out: Path, state: State) -> list[str]:
+def scored_ids(out: Path | str, state: State) -> list[str]:
     """Return the names of the cases to score: those with a map, and those that ought to have one, but not the failed.
 
     Args:
         out: folder of results.
         state: what it holds.
     """
-    maps = {p.parent.name for p in out.glob("*/*_anomaly.nii.gz") if p.name == result_files(p.parent.name)["anomaly"]}
+    found = [name.split("/") for name in state.names] if is_url(out) else [p.parts[-2:] for p in Path(out).glob("*/*")]
+    maps = {id for id, *names in found if names == [result_files(id)["anomaly"]]}
     entries = state.listed() | {id: r["case"] for id, r in state.records.items()}
     done = {id for id, c in entries.items() if c["status"] != "failed"}
     return sorted((maps | done) - (entries.keys() - done))

@@ -9,7 +9,6 @@ import torch
 from mmccd.explorer.subjects import Subject
 from mmccd.intensity import BACKGROUND
 from mmccd.slices import FOV, MIN_BRAIN, choose_slices, field_of_view, resize, resize_labels, slice_places, to_slices
-from mmccd.viz import crop_to
 
 
 class SubjectSlices:
@@ -98,6 +97,8 @@ class SubjectSlices:
     @cached_property
     def box(self) -> tuple[slice, slice]:
         """Rows and columns that hold the brain of all slices, with a pixel around it."""
+        from mmccd.viz import crop_to
+
         return crop_to(self.brain, 1)
 
     @property

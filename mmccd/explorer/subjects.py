@@ -4,13 +4,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
-from mmccd.cases.case import Case
 from mmccd.cases.names import split_name
 from mmccd.errors import file_error
 from mmccd.files import user_path
 from mmccd.phantom import make_phantom
 from mmccd.slices import SLICE_RANGE
+
+if TYPE_CHECKING:
+    from mmccd.cases.case import Case  # which needs nibabel; the networks of the explorer run without it
 
 
 @dataclass(eq=False)
@@ -26,8 +29,8 @@ class Subject:
         note: A sentence about how the files were read, with a space at its end, or "".
     """
 
-    case: Case
-    twin: Case | None
+    case: "Case"
+    twin: "Case | None"
     call: str
     kind: str = ""
     seed: int = 0
@@ -46,6 +49,8 @@ def phantom_subject(kind: str = "glioma", seed: int = 404, index: int = 0, slice
     Raises:
         ValueError: If there is no such phantom.
     """
+    from mmccd.cases.case import Case
+
     p = make_phantom(kind, seed, index, slices)
     more = "" if slices == SLICE_RANGE else f", {slices!r}"
     return Subject(
@@ -67,6 +72,8 @@ def file_subject(path: str | Path, modality: str | None = None) -> Subject:
     Raises:
         ValueError: If the files cannot be read, or the twin has another shape.
     """
+    from mmccd.cases.case import Case
+
     path = user_path(path)
     modality_is_guessed = path.is_file() and not split_name(path)[1]
     case = Case.load(path, modality if modality_is_guessed else None)

@@ -22,6 +22,26 @@ from mmccd.training_loop import ema_average
 
 ROOT = Path(__file__).resolve().parents[2]
 LACKING = ("nibabel", "nilearn", "zarr", "numcodecs", "pandas", "jupyter", "nbdev", "fastcore", "ipywidgets")
+LACKING += ("sklearn", "matplotlib", "PIL", "isal", "hypothesis", "distributed")
+NOT_INSTALLED = """
+from importlib.machinery import PathFinder
+from importlib.metadata import Distribution, PackageNotFoundError
+
+find_spec, from_name = PathFinder.find_spec, Distribution.from_name
+
+
+def find_others(cls, name, path=None, target=None):
+    return None if name.partition(".")[0] in LACKING else find_spec(name, path, target)
+
+
+def others_from_name(cls, name):
+    if name in LACKING:
+        raise PackageNotFoundError(name)
+    return from_name(name)
+
+
+PathFinder.find_spec, Distribution.from_name = classmethod(find_others), classmethod(others_from_name)
+"""
 gpu = importlib.import_module("gpu_train")
 packing = importlib.import_module("pack_slices")
 
@@ -143,20 +163,18 @@ def test_results_come_back_in_files_below_the_limit(tmp_path, monkeypatch):
     assert {k: v[0].item() for k, v in found.items()} == {"m-s0/a": 0, "m-s1/a": 1, "m-s2/a": 2, "n-s0/a": 0}
 
 
-def test_the_script_runs_without_what_such_a_machine_lacks(packed, tmp_path):
-    "With PyTorch, but none of the packages that read scans, and nothing to be fetched."
-    (tmp_path / "site").mkdir()
-    block = f"import sys\nsys.modules.update(dict.fromkeys({LACKING}))\n"  # importing one raises
-    (tmp_path / "site" / "sitecustomize.py").write_text(block)
-    env = os.environ | {
-        "PYTHON": sys.executable,
-        "PYTHONPATH": str(tmp_path / "site"),
-        "DATA": str(packed),
-        "EACH": "1",
-    }
-    env |= {"WORK": str(tmp_path / "work"), "OUT": str(tmp_path / "out"), "CUDA_VISIBLE_DEVICES": ""}
-    script = ["bash", str(ROOT / "experiments" / "gpu_run.sh"), "--smoke", "mmccd", "nothing", "training"]
-    done = subprocess.run(script, env=env, capture_output=True, text=True)
+def run_script(packed, tmp_path, *stages):
+    "The script on a machine with PyTorch, but none of the packages that read scans, and nothing to be fetched."
+    (tmp_path / "site").mkdir(exist_ok=True)
+    (tmp_path / "site" / "sitecustomize.py").write_text(f"LACKING = {LACKING}\n{NOT_INSTALLED}")
+    env = os.environ | {"PYTHON": sys.executable, "PYTHONPATH": str(tmp_path / "site"), "DATA": str(packed)}
+    env |= {"WORK": str(tmp_path / "work"), "OUT": str(tmp_path / "out"), "CUDA_VISIBLE_DEVICES": "", "EACH": "1"}
+    script = ["bash", str(ROOT / "experiments" / "gpu_run.sh"), "--smoke", *stages]
+    return subprocess.run(script, env=env, capture_output=True, text=True)
+
+
+def test_a_method_and_a_benchmark_run_without_what_such_a_machine_lacks(packed, tmp_path):
+    done = run_script(packed, tmp_path, "mmccd", "nothing", "training")
     assert done.returncode == 0, done.stderr
     assert "nothing: not in weights.yaml, left out" in done.stdout
     about, tensors = gpu.read_stage(tmp_path / "out" / "part-0.safetensors")
@@ -165,4 +183,35 @@ def test_the_script_runs_without_what_such_a_machine_lacks(packed, tmp_path):
     assert bench["device"].startswith("cpu")
     assert bench["rows"][0]["ms"].keys() == {"published", "ours"}
     assert all(np.isfinite(v.float().numpy()).all() for v in tensors.values())
-    assert done.returncode == subprocess.run(script, env=env, capture_output=True).returncode  # nothing is left to do
+    assert run_script(packed, tmp_path, "mmccd", "nothing", "training").returncode == 0  # nothing is left to do
+
+
+def test_the_explorers_networks_run_without_what_such_a_machine_lacks(packed, tmp_path):
+    done = run_script(packed, tmp_path, "explorer")
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "out" / "bench_explorer_engine.json").read_text())
+    assert len(found["strip"]["runs"]) == 2
+    assert min(found["strip"]["runs"]) > 0
+    assert found["strip"]["evaluations"] == [9]  # the networks ran, each time
+    assert found["goal"]["met"] is None  # not on a CPU
+
+
+def test_the_tests_of_a_gpu_run_without_what_such_a_machine_lacks(packed, tmp_path):
+    done = run_script(packed, tmp_path, "cuda-tests")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("7 passed, 1 skipped")  # a training, which draws
+
+
+@pytest.mark.slow
+def test_every_stage_runs_without_what_such_a_machine_lacks(packed, tmp_path):
+    done = run_script(
+        packed, tmp_path, "masked", "mmccd", "itermask", "inference", "training", "explorer", "cuda-tests"
+    )
+    assert done.returncode == 0, done.stderr
+    names = {p.name for p in (tmp_path / "out").iterdir()}
+    assert {"bench_inference.json", "bench_training.json", "bench_explorer_engine.json", "cuda_tests.txt"} < names
+    assert {key.split("-")[0] for p in (tmp_path / "out").glob("part-*") for key in gpu.read_stage(p)[0]} == {
+        "masked",
+        "mmccd",
+        "itermask",
+    }

@@ -29,10 +29,12 @@ import mmccd.cluster as cluster
 from mmccd.benchmark.plan import ScanSource
 from mmccd.benchmark.run import run_benchmark
 from mmccd.cases import prepare as prepare_module
+from mmccd.cases import strip
 from mmccd.cases.prepare import count_processes, prepare
 from mmccd.cases.records import read_records
 from mmccd.cluster import KilledError, check_workers, open_workers
 from mmccd.cluster.worker import StoppedError
+from mmccd.detection.calibration import recalibrate
 from mmccd.detection.detect import detect_many, what_loads
 from mmccd.detector import load_detector
 from mmccd.runtime import single_thread
@@ -189,10 +191,11 @@ def test_detection_is_that_of_one_process(two, cases, tmp_path):
 
 
 @pytest.mark.usefixtures("quick_reports")
-def test_a_worker_that_dies_costs_no_case(two, cases, tmp_path):
+@pytest.mark.parametrize("kind", ["", "file://"])  # a URL is written to as a bucket is
+def test_a_worker_that_dies_costs_no_case(two, cases, tmp_path, kind):
     "Killed in the middle of one: another worker does it; what is left half written is gone."
     detector = mortal(tmp_path, 1)
-    found = detect_many(cases, detector, tmp_path / "out", jobs=2)
+    found = detect_many(cases, detector, f"{kind}{tmp_path}/out", jobs=2)
     assert [c["status"] for c in found["cases"]] == ["done"] * 3
     assert len(toy.noted(tmp_path / "seen")) == 3  # two cases show a lesion
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["c0", "c1", "c2", "detect.json"]
@@ -358,6 +361,22 @@ def test_the_workers_of_a_scheduler(scheduler, cases, tmp_path, monkeypatch, run
     assert run(*DETECT, "cases", "--out", "there", "--scheduler", scheduler.file)[::2] == (0, "")
     assert without_times(json.loads(there.read_text())["case"]) == without_times(json.loads(alone.read_text())["case"])
     assert json.loads(there.read_text())["command"] == json.loads(alone.read_text())["command"]
+
+
+def test_workers_strip_and_calibrate(scheduler, cases, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("mmccd.detection.calibration.anomaly_volume", None)  # nothing is done here
+    monkeypatch.setattr(strip, "strip_files", None)
+    healthy = [write_case("healthy", f"h{i}", seed=9 + i, lesion=False) for i in range(2)]
+    there = recalibrate(ready(Noisy()), healthy, fpr=0.05, seed=3, scheduler=scheduler.address)
+    with pytest.raises(ValueError, match=r"Cannot calibrate on c0: it has a lesion"):
+        recalibrate(ready(), cases, scheduler=scheduler.address)
+    with pytest.raises(ValueError, match=r"Cannot strip c\d: no program is installed"):
+        strip.strip_cases(cases, "brains", scheduler=scheduler.file)
+    monkeypatch.undo()
+    with single_thread():
+        here = recalibrate(ready(Noisy()), [tmp_path / h for h in healthy], fpr=0.05, seed=3)
+    assert there.calibration == here.calibration
 
 
 def test_the_benchmark_of_a_scheduler(scheduler, tmp_path, monkeypatch):

@@ -22,7 +22,7 @@ import mmccd
 from mmccd.cases.case import Case
 from mmccd.cases.phantoms import Phantoms, write_phantom
 from mmccd.cases.prepare import case_arrays, count_processes, make_recipe, normalised_slices, prepare
-from mmccd.cases.records import read_records, read_store
+from mmccd.cases.records import open_files, read_records, read_store
 from mmccd.cases.store import SliceDataset, SliceStore
 from mmccd.cli import options as cli_options
 from mmccd.cli import prepare as cli_prepare
@@ -542,6 +542,27 @@ def test_batches_from_memory_and_from_the_store(raw, tmp_path):
         assert list(x) == list(y)
         assert all(torch.equal(x[n], y[n]) and x[n].dtype == y[n].dtype for n in x)
         assert all(torch.equal(x[n], torch.cat([a.batch([i])[n] for i in indices])) for n in x)
+
+
+def test_slices_are_those_that_zarr_reads(raw, tmp_path):
+    prepare(raw, tmp_path / "s", **SMALL)
+    data = SliceStore(tmp_path / "s").dataset("c1", "t2", tumour_free=False, in_memory=False)
+    images, masks = data.read([7, 0, 7])
+    for found, name, channels in ((images, "images", [1]), (masks, "masks", [0, 1])):
+        array = zarr.open_array(str(tmp_path / "s"), path=f"c1/{name}", mode="r")
+        np.testing.assert_array_equal(found, array[:][[7, 0, 7]][:, channels])
+
+
+def test_a_batch_from_a_distant_store_is_fetched_at_once(raw, tmp_path):
+    url = f"memory://{tmp_path.name}/s.zarr"
+    prepare(raw, url, **SMALL)
+    data = SliceStore(url).dataset(tumour_free=False, in_memory=False)
+    wanted = data.batch([0, 15, 35])  # of three cases, which are looked up the first time
+    files, _ = open_files(url)
+    counted = mock.patch.object(type(files), "cat_ranges", wraps=files.cat_ranges)
+    with counted as fetched, mock.patch.object(type(files), "info", side_effect=AssertionError):
+        assert all(torch.equal(x, wanted[n]) for n, x in data.batch([0, 15, 35]).items())
+    assert [len(call.args[0]) for call in fetched.call_args_list] == [2 * 3]
 
 
 def test_choosing(raw, tmp_path):

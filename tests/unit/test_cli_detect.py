@@ -433,3 +433,16 @@ def test_what_is_odd_about_a_case_is_said_once_and_kept(run, cases, tmp_path, mo
     assert err == "mmccd: c1: it lies upside down\n"
     records = json.loads((tmp_path / "out/detect.json").read_text())["cases"]
     assert [r.get("notes") for r in records] == [None, ["it lies upside down"], None]
+
+
+def test_results_in_a_bucket(run, cases, tmp_path):
+    url = f"memory://{tmp_path.name}"
+    code, out, err = run(*DETECT, cases, "--out", url)
+    assert (code, err) == (0, "")
+    assert f"3 of 3 cases in {url}, threshold-flair" in out
+    assert run(*DETECT, cases, "--out", url, "--skip-existing")[1].count("(kept)") == 3
+    code, out, err = run("evaluate", url, cases)
+    assert (code, err) == (0, "")
+    assert "Dice" in out
+    for option in ("--strip", "--viewer"):
+        refused(run(*DETECT, cases, "--out", url, option), f"{option} writes into a folder, and {url} is none")

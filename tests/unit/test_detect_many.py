@@ -176,7 +176,7 @@ def test_results_do_not_go_among_the_scans(cases, tmp_path, monkeypatch, case, o
 
 @pytest.mark.parametrize(
     "what",
-    ["nibabel.Nifti1Image.to_stream", "mmccd.viz.save_png", "tempfile.mkdtemp", "mmccd.detection.records.write_atomic"],
+    ["nibabel.Nifti1Image.to_stream", "mmccd.viz.save_png", "tempfile.mkdtemp", "mmccd.detection.results.write_atomic"],
 )
 def test_full_disk_names_the_folder_of_the_user(cases, tmp_path, monkeypatch, what):
     def full(*args, **kw):

@@ -13,7 +13,8 @@ from toy_detection import DETECT, ready, refused
 import mmccd.detection.detect as detect_module
 from mmccd.detection.detect import detect_many
 from mmccd.detection.evaluation import evaluate
-from mmccd.detection.records import OtherResultsError, ResultFolder
+from mmccd.detection.records import OtherResultsError
+from mmccd.detection.results import ResultFolder
 from mmccd.files import folder_lock, write_atomic
 
 pytestmark = pytest.mark.usefixtures("quick_reports")
@@ -64,9 +65,9 @@ def test_an_array_of_runs_one_of_which_fails(cases, tmp_path, meanwhile):
 
 def test_a_process_that_is_stopped_while_it_writes_is_not_waited_for(cases, tmp_path, monkeypatch):
     "Nor does what it writes later, from what it read before, make the others' cases disappear."
-    import mmccd.detection.records as records
+    import mmccd.detection.results as results
 
-    monkeypatch.setattr(records, "PATIENCE", 0.05)
+    monkeypatch.setattr(results, "PATIENCE", 0.05)
     out, real, todo = tmp_path / "out", write_atomic, [lambda: detect_many(cases / "c1", ready(), out)]
 
     def stopped(path, content):
@@ -75,7 +76,7 @@ def test_a_process_that_is_stopped_while_it_writes_is_not_waited_for(cases, tmp_
             assert listed(out) == {"c0": "done", "c1": "done"}
         return real(path, content)
 
-    monkeypatch.setattr(records, "write_atomic", stopped)
+    monkeypatch.setattr(results, "write_atomic", stopped)
     detect_many(cases / "c0", ready(), out)
     assert listed(out) == {"c0": "done", "c1": "done"}
 
