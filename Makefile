@@ -39,8 +39,8 @@ PYTEST := OMP_NUM_THREADS=1 MPLBACKEND=Agg HF_HUB_OFFLINE=1 $(PY) -m pytest -q -
 test-unit: $(VENV)/.dev ## tests/unit, the style of the notebooks included; two files at a time
 	$(PYTEST) -m "not slow" tests/unit
 
-test-notebooks: $(VENV)/.dev ## every notebook runs, each in its own process
-	$(PY) tools/notebooks.py test
+test-notebooks: $(VENV)/.dev ## every notebook but the longest chapters runs, each in its own process
+	$(PY) tools/notebooks.py test --part quick
 
 test-wheel: $(VENV)/.dev ## the wheel installs and runs in a clean environment
 	$(PY) tools/check_wheel.py
@@ -50,6 +50,7 @@ test-rest: $(VENV)/.dev ## all other tests: whole commands, recipes, the browser
 
 test-slow: $(VENV)/.dev ## what is left out of `make test` because something smaller protects the same
 	$(PYTEST) -m slow --ignore=tests/campaign tests
+	$(PY) tools/notebooks.py test --part slow
 
 campaign: $(VENV)/.dev ## a campaign of faults: damaged files, killed runs, full disks; MMCCD_CAMPAIGN_SEED=N repeats one
 	OMP_NUM_THREADS=1 MPLBACKEND=Agg HF_HUB_OFFLINE=1 $(PY) -m pytest -q -m slow tests/campaign
