@@ -20,7 +20,7 @@ demo: $(VENV)/.demo ## a phantom patient in, an anomaly map, a picture and score
 
 check: lint types test-sync test-unit ## what to run before each commit: two minutes
 
-test: check test-notebooks test-wheel test-rest ## check, and everything below, in this order
+test: check test-notebooks test-rest ## check, and everything below, in this order
 
 lint: $(VENV)/.dev ## layout and common faults (ruff), spelling, imports that point downwards
 	$(VENV)/bin/ruff format --check .
@@ -34,7 +34,7 @@ types: $(VENV)/.dev ## types of the plain modules (pyrefly)
 test-sync: $(VENV)/.dev ## modules, README and notebooks agree
 	$(PY) tools/in_sync.py
 
-PYTEST := OMP_NUM_THREADS=1 MPLBACKEND=Agg HF_HUB_OFFLINE=1 $(PY) -m pytest -q -n 2 --dist loadfile
+PYTEST := OMP_NUM_THREADS=1 MPLBACKEND=Agg HF_HUB_OFFLINE=1 $(PY) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 test-unit: $(VENV)/.dev ## tests/unit, the style of the notebooks included; two files at a time
 	$(PYTEST) -m "not slow" tests/unit
@@ -42,10 +42,10 @@ test-unit: $(VENV)/.dev ## tests/unit, the style of the notebooks included; two 
 test-notebooks: $(VENV)/.dev ## every notebook but the longest chapters runs, each in its own process
 	$(PY) tools/notebooks.py test --part quick
 
-test-wheel: $(VENV)/.dev ## the wheel installs and runs in a clean environment
+test-wheel: $(VENV)/.dev ## the wheel installs and runs in a clean environment; test-rest does it, too
 	$(PY) tools/check_wheel.py
 
-test-rest: $(VENV)/.dev ## all other tests: whole commands, recipes, the browser
+test-rest: $(VENV)/.dev ## all other tests: the wheel, whole commands, recipes, the browser
 	$(PYTEST) -m "not slow" --ignore=tests/unit tests
 
 test-slow: $(VENV)/.dev ## what is left out of `make test` because something smaller protects the same

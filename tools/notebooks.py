@@ -34,7 +34,7 @@ LONG = {
     "08_translate": 36,
     "09_cycle": 31,
 }
-SLOW = 50  # chapters from so many seconds on are left out of `make test`, and run by `make test-slow`
+SLOW = 30  # chapters from so many seconds on are left out of `make test`, and run by `make test-slow`
 
 # A test forks from a process that has imported what nearly every notebook imports: three seconds less for each of them.
 FORKS = multiprocessing.get_context("forkserver")

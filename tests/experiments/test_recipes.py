@@ -22,6 +22,18 @@ PRINTS = {"fingerprint", "fingerprint_v1"}
 """Older results keep the older kind of fingerprint, where their networks are gone."""
 
 
+TRAIN = ("imagination",)  # probes that train many networks, which tests of training do, too
+
+
+def first_of_each_probe(names):
+    "Names of recipes as parameters, slow where an earlier recipe has the same probe, or where networks are trained."
+    probes = [runner.load_recipe(name).probe for name in names]
+    return [
+        pytest.param(name, marks=pytest.mark.slow if probe in [*probes[:i], *TRAIN] else ())
+        for i, (name, probe) in enumerate(zip(names, probes))
+    ]
+
+
 def kept(name):
     return json.loads((ROOT / "data" / "results" / f"{name}.json").read_text())
 
@@ -105,7 +117,7 @@ def differences(new, old, path=()):
         yield f"another kind: {'/'.join(path)}"
 
 
-@pytest.mark.parametrize("name", MEASURED)
+@pytest.mark.parametrize("name", first_of_each_probe(MEASURED))
 def test_a_run_in_small_has_the_layout_of_the_kept_result(name, work):
     recipe = runner.load_recipe(name)
     said = []

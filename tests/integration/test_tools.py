@@ -155,10 +155,6 @@ def test_in_sync(project):
     assert toy.read_text().endswith("x = 1\n"), "the check must not change the tree"
 
 
-def test_this_project_is_in_sync():
-    assert in_sync.differences(ROOT) == []
-
-
 @pytest.mark.parametrize(
     ("source", "limit", "words"),
     [
