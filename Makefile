@@ -42,10 +42,10 @@ test-unit: $(VENV)/.dev ## tests/unit, the style of the notebooks included; two 
 test-notebooks: $(VENV)/.dev ## every notebook but the longest chapters runs, each in its own process
 	$(PY) tools/notebooks.py test --part quick
 
-test-wheel: $(VENV)/.dev ## the wheel installs and runs in a clean environment; test-rest does it, too
+test-wheel: $(VENV)/.dev ## the wheel installs and runs in a clean environment; test-slow does it, too
 	$(PY) tools/check_wheel.py
 
-test-rest: $(VENV)/.dev ## all other tests: the wheel, whole commands, recipes, the browser
+test-rest: $(VENV)/.dev ## all other tests: whole commands, recipes, the browser
 	$(PYTEST) -m "not slow" --ignore=tests/unit tests
 
 test-slow: $(VENV)/.dev ## what is left out of `make test` because something smaller protects the same

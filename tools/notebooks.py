@@ -24,7 +24,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 
-# Seconds of a core, as `test` prints them, of all notebooks above 30 (measured 2026-11-29): the longest start first.
+# Seconds of a core, as `test` prints them, of all notebooks above 20 (measured 2026-11-29): the longest start first.
 LONG = {
     "05_hide_and_imagine": 146,
     "06_unet": 69,
@@ -33,8 +33,12 @@ LONG = {
     "03_translate_and_come_back": 41,
     "08_translate": 36,
     "09_cycle": 31,
+    "07_training_loop": 28,
+    "04c_postprocess": 21,
+    "train_on_your_data": 21,
+    "02c_slices": 20,
 }
-SLOW = 30  # chapters from so many seconds on are left out of `make test`, and run by `make test-slow`
+SLOW = 20  # chapters from so many seconds on are left out of `make test`, and run by `make test-slow`
 
 # A test forks from a process that has imported what nearly every notebook imports: three seconds less for each of them.
 FORKS = multiprocessing.get_context("forkserver")

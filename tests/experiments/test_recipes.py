@@ -22,14 +22,15 @@ PRINTS = {"fingerprint", "fingerprint_v1"}
 """Older results keep the older kind of fingerprint, where their networks are gone."""
 
 
-TRAIN = ("imagination",)  # probes that train many networks, which tests of training do, too
+LARGE = ("benchmark", "comparison", "ensemble", "imagination", "real", "settings", "transfer")
+"""Probes that take more than five seconds of a core in small; `detectors` goes through the same evidence and runner."""
 
 
 def first_of_each_probe(names):
-    "Names of recipes as parameters, slow where an earlier recipe has the same probe, or where networks are trained."
+    "Names of recipes as parameters, slow where the probe is large, or is that of an earlier recipe."
     probes = [runner.load_recipe(name).probe for name in names]
     return [
-        pytest.param(name, marks=pytest.mark.slow if probe in [*probes[:i], *TRAIN] else ())
+        pytest.param(name, marks=pytest.mark.slow if probe in [*probes[:i], *LARGE] else ())
         for i, (name, probe) in enumerate(zip(names, probes))
     ]
 

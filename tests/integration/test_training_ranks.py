@@ -78,6 +78,7 @@ def test_two_processes_are_one_with_the_doubled_batch(alone, tmp_path):
         assert sorted(seen) == list(range(len(Toy())))  # each slice once, by one of the two
 
 
+@pytest.mark.slow
 def test_goes_on_after_one_was_killed(alone, tmp_path):
     out = tmp_path / "run"
     killed = launch(out, 6)
