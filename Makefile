@@ -34,7 +34,7 @@ types: $(VENV)/.dev ## types of the plain modules (pyrefly)
 test-sync: $(VENV)/.dev ## modules, README and notebooks agree
 	$(PY) tools/in_sync.py
 
-PYTEST := OMP_NUM_THREADS=1 MPLBACKEND=Agg HF_HUB_OFFLINE=1 $(PY) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+PYTEST := OMP_NUM_THREADS=1 MPLBACKEND=Agg HF_HUB_OFFLINE=1 $(PY) -m pytest -q -n 2 --dist loadfile
 
 test-unit: $(VENV)/.dev ## tests/unit, the style of the notebooks included; two files at a time
 	$(PYTEST) -m "not slow" tests/unit

@@ -18,15 +18,16 @@ LONGEST = (
 
 
 def pytest_collection_modifyitems(items):
-    "The longest files first (with `--no-loadscope-reorder`, as `make` has it), and otherwise as they were."
+    "The longest files first, and otherwise as they were."
     items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
 
 
 def pytest_configure(config):
-    """Let what the tests start be stopped by signals.
+    """Let xdist keep the order of files, and let what the tests start be stopped by signals.
 
     A script's background jobs ignore Ctrl-C, and those under `nohup` the end of their terminal; so would they.
     """
+    config.option.loadscopereorder = False  # else files with many tests come first
     for name, handler in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):
         if hasattr(signal, name) and signal.getsignal(number := getattr(signal, name)) == signal.SIG_IGN:
             signal.signal(number, handler)
