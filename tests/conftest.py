@@ -11,8 +11,8 @@ settings.load_profile("same")
 
 # The files that take longest start first, so that no processor waits at the end for another.
 LONGEST = (
-    *("test_wheel", "test_explorer_page", "test_cluster", "test_benchmark", "test_training_command"),
-    *("test_golden", "test_recipes", "test_training_ranks", "test_recipe", "test_demo", "test_training", "test_store"),
+    *("test_wheel", "test_class_pack", "test_explorer_page", "test_cluster", "test_benchmark"),
+    *("test_cli_train", "test_training_command", "test_recipe", "test_gpu_run", "test_recipes", "test_store"),
     *("test_masked_diffusion", "test_exercises", "test_explore_command", "test_itermask", "test_style", "test_site"),
 )
 
