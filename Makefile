@@ -23,7 +23,7 @@ lab: $(VENV)/.lab ## the course in JupyterLab, at lesson 1
 
 check: lint types test-sync test-unit ## what to run before each commit: two minutes
 
-test: check test-notebooks test-wheel test-rest ## check, and everything below, in this order
+test: check test-notebooks test-rest ## check, and everything below, in this order
 
 lint: $(VENV)/.dev ## layout and common faults (ruff), spelling, imports that point downwards
 	$(VENV)/bin/ruff format --check .
@@ -44,10 +44,10 @@ PYTEST := $(QUIET) -m $(TWO)
 test-unit: $(VENV)/.dev ## tests/unit, the style of the notebooks included; two files at a time
 	$(PYTEST) -m "not slow" tests/unit
 
-test-notebooks: $(VENV)/.dev ## every notebook runs, each in its own process
-	$(PY) tools/notebooks.py test
+test-notebooks: $(VENV)/.dev ## every notebook but the longest chapters runs, each in its own process
+	$(PY) tools/notebooks.py test --part quick
 
-test-wheel: $(VENV)/.dev ## the wheel installs and runs in a clean environment
+test-wheel: $(VENV)/.dev ## the wheel installs and runs in a clean environment; test-slow does it, too
 	$(PY) tools/check_wheel.py
 
 test-rest: $(VENV)/.dev ## all other tests: whole commands, recipes, the browser
@@ -55,6 +55,7 @@ test-rest: $(VENV)/.dev ## all other tests: whole commands, recipes, the browser
 
 test-slow: $(VENV)/.dev ## what is left out of `make test` because something smaller protects the same
 	$(PYTEST) -m slow --ignore=tests/campaign tests
+	$(PY) tools/notebooks.py test --part slow
 
 coverage: $(VENV)/.dev ## how much of the plain modules the unit tests reach; fails below the floor in pyproject.toml
 	$(QUIET) -m coverage erase

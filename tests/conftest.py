@@ -11,11 +11,25 @@ settings.register_profile("same", derandomize=True)  # new ones: pytest --hypoth
 settings.load_profile("same")
 
 
+# The files that take longest start first, so that no processor waits at the end for another.
+LONGEST = (
+    *("test_wheel", "test_class_pack", "test_explorer_page", "test_cluster", "test_benchmark"),
+    *("test_cli_train", "test_training_command", "test_recipe", "test_gpu_run", "test_recipes", "test_store"),
+    *("test_masked_diffusion", "test_exercises", "test_explore_command", "test_itermask", "test_style", "test_site"),
+)
+
+
+def pytest_collection_modifyitems(items):
+    "The longest files first, and otherwise as they were."
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+
+
 def pytest_configure(config):
-    """Let what the tests start be stopped by signals.
+    """Let xdist keep the order of files, and let what the tests start be stopped by signals.
 
     A script's background jobs ignore Ctrl-C, and those under `nohup` the end of their terminal; so would they.
     """
+    config.option.loadscopereorder = False  # else files with many tests come first
     for name, handler in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):
         if hasattr(signal, name) and signal.getsignal(number := getattr(signal, name)) == signal.SIG_IGN:
             signal.signal(number, handler)
@@ -52,6 +66,15 @@ def case(tmp_path):
     from mmccd.cases.case import Case
 
     return Case.from_folder(write_case(tmp_path, "a", ("flair", "t2")), ["flair"])
+
+
+@pytest.fixture(scope="module")
+def quick_trainings():
+    "Trainings without pictures of samples, for modules about other things: they take most of a short training's time."
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("sample_figure", "save_sample"):
+            patch.setattr(f"mmccd.training.callback.{name}", lambda *_: None)
+        yield
 
 
 @pytest.fixture

@@ -170,7 +170,7 @@ LAWS = [
 
 def check_detector(detector, folder, calibrates=True, seed=0, **size):
     "All laws for one detector; `calibrates=False` for a map whose threshold is given by definition."
-    x, brain = toy_slices(seed=seed, **size)
+    x, brain = toy_slices(2, seed=seed, **size)
     detector.eval()
     for law in LAWS:
         law(detector, x.clone(), brain.clone())

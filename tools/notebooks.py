@@ -1,25 +1,48 @@
 """Run the notebooks of nbs/, two at a time, each in its own process under a timeout.
 
-    python tools/notebooks.py test [NAME...]    as tests; nothing is written
+    python tools/notebooks.py test [NAME...]    as tests; nothing is written; --part quick leaves out long chapters
     python tools/notebooks.py run  [NAME...]    in place: outputs kept, then cleaned
 
 NAME is a notebook's name without its ending; none means all. The exit code is 1 if a notebook failed, ran out of time
 or was skipped."""
 
 import argparse
+import contextlib
 import json
+import multiprocessing
 import os
 import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from configparser import ConfigParser
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
+
+# Seconds of a core, as `test` prints them, of all notebooks above 20 (measured 2026-11-29): the longest start first.
+LONG = {
+    "05_hide_and_imagine": 146,
+    "06_unet": 69,
+    "12_masked_diffusion": 60,
+    "15_ensemble": 55,
+    "03_translate_and_come_back": 41,
+    "08_translate": 36,
+    "09_cycle": 31,
+    "07_training_loop": 28,
+    "04c_postprocess": 21,
+    "train_on_your_data": 21,
+    "02c_slices": 20,
+}
+SLOW = 20  # chapters from so many seconds on are left out of `make test`, and run by `make test-slow`
+
+# A test forks from a process that has imported what nearly every notebook imports: three seconds less for each of them.
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["nbdev.test", "torch", "matplotlib.pyplot", "scipy.stats", "sklearn.metrics"])
 
 
 def environment(kind):
@@ -53,6 +76,13 @@ def wanted(names, root):
     return [found[n] for n in names or found]
 
 
+def of_part(paths, part):
+    "Those of a part, the longest first: `quick` (what `make test` runs), `slow` (the rest), or `all`."
+    slow = {p for p in paths if p.parent.name == "components" and LONG.get(p.stem, 0) >= SLOW}
+    chosen = {"all": set(paths), "quick": set(paths) - slow, "slow": slow}[part]
+    return sorted(chosen, key=lambda p: (-LONG.get(p.stem, 0), p))
+
+
 def launch(command, limit, env, root):
     "Run `command`; its exit code (None: out of time) and all it printed. Its children end with it."
     job = subprocess.Popen(
@@ -72,21 +102,58 @@ def launch(command, limit, env, root):
         return job.communicate()[0], None
 
 
+def test_here(path, root, log, end):
+    "What a forked process does: nbdev_test, its words in the file `log`; it sends its exit code and CPU seconds."
+    os.setsid()
+    words = os.open(log, os.O_WRONLY | os.O_CREAT)
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(words, stream.fileno())
+        stream.reconfigure(write_through=True)
+    os.chdir(root)
+    os.environ.update(environment("test"))
+    sys.path[:] = [p for p in sys.path if Path(p).resolve() != ROOT / "tools"]  # which a reader does not have
+    from nbdev.test import nbdev_test
+
+    code = 1
+    try:
+        nbdev_test(path=str(path), do_print=True)
+        code = 0
+    finally:
+        end.send((code, sum(os.times()[:4])))
+
+
+def fork(path, limit, root):
+    "Test a notebook in a forked process: what it printed, its exit code (None: out of time), its CPU seconds."
+    with tempfile.TemporaryDirectory() as folder:
+        log, (ours, theirs) = Path(folder) / "log", FORKS.Pipe(duplex=False)
+        job = FORKS.Process(target=test_here, args=(path, root, log, theirs))
+        job.start()
+        theirs.close()
+        try:
+            code, seconds = ours.recv() if ours.poll(limit) else (None, limit)
+        except EOFError:  # killed
+            code, seconds = 1, 0.0
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(job.pid, signal.SIGKILL)
+        job.kill()
+        job.join()
+        return log.read_text(encoding="utf-8", errors="replace") if log.exists() else "", code, seconds
+
+
 def hidden(path, root):
     "Does the name of a notebook, or of a folder above it, make nbdev skip it?"
     return any(part.startswith(("_", ".")) for part in path.relative_to(root / "nbs").parts)
 
 
 def attempt(kind, path, limit, root=ROOT):
-    "Run one notebook: its problem in words ('' if it passed), the log and the seconds it took."
+    "Run one notebook: its problem in words ('' if it passed), the log, and seconds (a test's: of a core)."
     start = time.monotonic()
     cells = [c for c in json.loads(path.read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "code"]
-    command = (
-        [BIN / "nbdev_test", "--path", path, "--do_print"]
-        if kind == "test"
-        else [sys.executable, __file__, "one", path]
-    )
-    log, code = launch([str(c) for c in command], limit, environment(kind), root)
+    if kind == "test":
+        log, code, seconds = fork(path, limit, root)
+    else:
+        log, code = launch([sys.executable, __file__, "one", str(path)], limit, environment(kind), root)
+        seconds = time.monotonic() - start
     if hidden(path, root):
         problem = "is skipped by nbdev: its place or name hides it"
     elif code is None:
@@ -99,7 +166,7 @@ def attempt(kind, path, limit, root=ROOT):
         problem = "has no cell that runs"
     else:
         problem = ""
-    return problem, log, time.monotonic() - start
+    return problem, log, seconds
 
 
 def run_in_place(path, root=ROOT):
@@ -133,16 +200,19 @@ def main(argv=None, root=ROOT):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kind", choices=["test", "run", "one"])
     parser.add_argument("names", nargs="*", metavar="NAME")
-    parser.add_argument("--timeout", type=float, default=600, help="seconds for each notebook (default %(default)g)")
+    parser.add_argument(
+        "--part", choices=["all", "quick", "slow"], default="all", help="quick: those of make test; slow: the others"
+    )
+    parser.add_argument("--timeout", type=float, default=1200, help="seconds for each notebook (default %(default)g)")
     parser.add_argument("--jobs", type=int, default=2, help="notebooks at a time (default %(default)d)")
     args = parser.parse_args(argv)
     if args.kind == "one":
         return run_in_place(Path(args.names[0]), root)
-    paths, failed = wanted(args.names, root), []
+    paths, failed = of_part(wanted(args.names, root), args.part), []
     with ThreadPoolExecutor(args.jobs) as pool:
-        for path, (problem, log, seconds) in zip(
-            paths, pool.map(lambda p: attempt(args.kind, p, args.timeout, root), paths)
-        ):
+        jobs = {pool.submit(attempt, args.kind, p, args.timeout, root): p for p in paths}
+        for job in as_completed(jobs):
+            path, (problem, log, seconds) = jobs[job], job.result()
             print(f"{path.stem:24} {seconds:6.1f} s  {problem or 'ok'}", flush=True)
             if problem:
                 failed.append(path.stem)

@@ -218,7 +218,7 @@ lab, notebook, voila, visitor = map(opened, ("lab", "notebook", "voila", "voila"
 # all three
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [pytest.param(k, marks=pytest.mark.slow if k == "notebook" else ()) for k in KINDS])
 def test_it_runs_and_follows_the_keys(kind, request, explorer):
     p, first = request.getfixturevalue(kind), explorer.first_view()
     await_view(p, explorer, first)
@@ -443,6 +443,7 @@ def test_tab_reaches_every_control(voila):
 # the guide
 
 
+@pytest.mark.slow
 def test_the_guide_runs_in_jupyterlab(served):
     address, root = served("lab")
     for name in ("nbs/guides/explorer.ipynb", "data/results/comparison.json"):  # which the guide reads

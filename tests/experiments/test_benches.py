@@ -16,7 +16,10 @@ def layout(x):
     return [layout(x[0])] if isinstance(x, list) and x else None
 
 
-@pytest.mark.parametrize("name", ["loader", "scale", "training"])
+slow = pytest.mark.slow  # they start many processes
+
+
+@pytest.mark.parametrize("name", ["training", pytest.param("loader", marks=slow), pytest.param("scale", marks=slow)])
 def test_a_quick_run_leaves_what_is_kept(name, tmp_path):
     importlib.import_module(name).main(["--quick", "--out", str(tmp_path / "r.json")])
     made, kept = (json.loads(p.read_text()) for p in (tmp_path / "r.json", RESULTS / f"bench_{name}.json"))

@@ -35,6 +35,19 @@ PRINTS = {"fingerprint", "fingerprint_v1"}
 """Older results keep the older kind of fingerprint, where their networks are gone."""
 
 
+LARGE = ("benchmark", "comparison", "ensemble", "imagination", "real", "settings", "transfer")
+"""Probes that take more than five seconds of a core in small; `detectors` goes through the same evidence and runner."""
+
+
+def first_of_each_probe(names):
+    "Names of recipes as parameters, slow where the probe is large, or is that of an earlier recipe."
+    probes = [runner.load_recipe(name).probe for name in names]
+    return [
+        pytest.param(name, marks=pytest.mark.slow if probe in [*probes[:i], *LARGE] else ())
+        for i, (name, probe) in enumerate(zip(names, probes))
+    ]
+
+
 def kept(name):
     return json.loads((ROOT / "data" / "results" / f"{name}.json").read_text())
 
@@ -126,7 +139,7 @@ def differences(new, old, path=()):
         yield f"another kind: {'/'.join(path)}"
 
 
-@pytest.mark.parametrize("name", MEASURED)
+@pytest.mark.parametrize("name", first_of_each_probe(MEASURED))
 def test_a_run_in_small_has_the_layout_of_the_kept_result(name, work):
     recipe = runner.load_recipe(name)
     said = []

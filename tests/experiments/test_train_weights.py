@@ -87,6 +87,7 @@ def test_the_calibration_counts_what_it_says(store):
         tool.calibration_of(Threshold(), store, [70, 80])
 
 
+@pytest.mark.slow
 def test_a_method_is_trained_calibrated_and_packed(tmp_path, monkeypatch):
     "All of it, with 3 steps of training and 2 slices that set a threshold."
     settings = yaml.safe_load((tool.ROOT / "experiments" / "weights.yaml").read_text())["methods"]["dae"]

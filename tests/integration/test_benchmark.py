@@ -17,7 +17,7 @@ from mmccd import runtime
 from mmccd.benchmark import measure, networks, run, schedule
 from mmccd.benchmark.dataset import load_evaluation_set, load_training_data, store_paths
 from mmccd.benchmark.measure import anomaly_maps, count_evaluations, precision_at, score_entry
-from mmccd.benchmark.plan import Plan, write_or_check_plan
+from mmccd.benchmark.plan import RECIPES, Plan, write_or_check_plan
 from mmccd.benchmark.run import run_benchmark
 from mmccd.benchmark.tables import all_tables
 from mmccd.cases.store import SliceStore
@@ -28,6 +28,8 @@ from mmccd.files import round_floats
 from mmccd.registry import new_detector
 from mmccd.tables import latex_table
 from mmccd.weights.hub import packaged_places
+
+pytestmark = pytest.mark.usefixtures("quick_trainings")
 
 
 @pytest.fixture(autouse=True)
@@ -391,6 +393,7 @@ def test_shipped_only(made, tmp_path, monkeypatch):
     assert "DAE, shipped weights" in (tmp_path / "out/tables.md").read_text()
 
 
+@pytest.mark.slow
 def test_two_processes_and_ctrl_c(made, tmp_path, monkeypatch):
     "Stopped after the first of the trainings, which all end at a checkpoint; then on, with the numbers of one process."
     plan, result = made
@@ -411,8 +414,9 @@ def test_two_processes_and_ctrl_c(made, tmp_path, monkeypatch):
 
 
 # ------------------------------------------------------------------------------------------------- the command
-def test_from_the_command_line(tmp_path, capsys):
-    "The preset `smoke`; what another run with the same seed has in common with it agrees, whatever else is trained."
+def test_from_the_command_line(tmp_path, capsys, monkeypatch):
+    "What another run with the same seed has in common with it agrees, whatever else is trained."
+    monkeypatch.setitem(RECIPES, "smoke", SmallPlan(tmp_path).recipe)  # tests/golden runs the real one
     out = tmp_path / "a folder"
     options = ["--pairs", "flair-t2", "--device", "cpu", "--seed", "3"]
     assert main(["benchmark", "--preset", "smoke", *options, "--methods", "dae", "--out", str(out)]) == 0

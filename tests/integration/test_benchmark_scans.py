@@ -15,6 +15,7 @@ from mmccd.benchmark.run import check_scans, run_benchmark
 from mmccd.cases.prepare import prepare
 from mmccd.cases.store import SliceStore
 
+pytestmark = pytest.mark.usefixtures("quick_trainings")
 LISTS = {"train": ("c0", "c1"), "val": ("c2",), "test": ("c3", "c4")}
 
 

@@ -14,6 +14,7 @@ from mmccd.classroom import pack
 from mmccd.classroom.lessons import lesson_files
 
 ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.slow  # all pages are made; tests/unit/test_classroom.py makes some
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +73,6 @@ def test_students_see_no_answers(made):
     assert told.count("<strong>Answer") == len(answers) > quiz.count("<strong>Answer") == 0
 
 
-@pytest.mark.slow
 def test_pack_installs_and_teaches_without_a_network(tmp_path):
     env = {k: v for k, v in os.environ.items() if not k.startswith(("PIP_", "PYTHON"))}
     subprocess.run([sys.executable, "-m", "mmccd", "class-pack", tmp_path / "pack"], check=True, cwd=ROOT)

@@ -20,6 +20,8 @@ from mmccd.training.data import store_data
 from mmccd.training.record import describe_run
 from mmccd.training_loop import make_config
 
+pytestmark = pytest.mark.usefixtures("quick_trainings")
+
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):

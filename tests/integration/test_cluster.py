@@ -201,6 +201,7 @@ def test_a_worker_that_dies_costs_no_case(two, cases, tmp_path, kind):
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["c0", "c1", "c2", "detect.json"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick_reports")
 def test_a_case_that_kills_every_worker_fails_alone(two, tmp_path):
     for i in range(4):
@@ -253,6 +254,7 @@ def started(tmp_path, *words, more=1):
         run.wait()
 
 
+@pytest.mark.slow
 def test_killed_stopped_and_gone_on_with(two, tmp_path):
     "Killed, no worker outlives its parent; then Ctrl-C, which the terminal sends to workers, too; and the rest."
     out = tmp_path / "out"

@@ -2,6 +2,8 @@
 
 tests/golden/record.py says what is recorded and how; after a rename, only tests/golden/adapter.py is adapted."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,15 @@ from golden import adapter, record
 # which single scores of the benchmark move by 7e-2.
 NEARLY = {"maps": 1e-5, "commands": 1e-6, "store": 1e-6, "trainings": 1e-2, "benchmark": 0.2}
 GOLDEN, PIXELS = record.recorded()
+
+
+def first_of_each_method(names):
+    "Names of detectors as parameters, slow but for the first of each method: the others have the same network or code."
+    methods = [re.sub(r"(-(flair|t1|t2|t1ce))+$", "", name) for name in names]
+    return [
+        pytest.param(name, marks=pytest.mark.slow if method in methods[:i] else ())
+        for i, (name, method) in enumerate(zip(names, methods))
+    ]
 
 
 def gap(old, new):
@@ -86,7 +97,7 @@ def test_all_detectors_are_there():
     assert set(GOLDEN["maps"]) <= set(adapter.all_names())
 
 
-@pytest.mark.parametrize("name", GOLDEN["maps"])
+@pytest.mark.parametrize("name", first_of_each_method(GOLDEN["maps"]))
 def test_map(name):
     "Anomaly map and threshold of a detector that comes with the package."
     new, pixels = record.map_item(adapter.load(name))

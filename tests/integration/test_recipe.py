@@ -14,8 +14,9 @@ import torch
 from mmccd.cli import main
 from mmccd.detector import Detector
 
+pytestmark = pytest.mark.usefixtures("quick_trainings")
 ROOT = Path(__file__).resolve().parents[2]
-QUICK = "--preset smoke --validate-every 20 --val-slices 4"  # cuts a training to 20 steps
+QUICK = "--preset smoke --steps 6 --validate-every 6 --val-slices 2"
 
 
 def lines():
@@ -43,7 +44,7 @@ def run_line(line):
 def make_patients(place):
     "Four healthy phantoms and one with a glioma, as the patients P0 to P4."
     for seed, kind in enumerate(["healthy"] * 4 + ["glioma"]):
-        command = f"phantom {place / 'made'} --{kind} 1 --seed {seed} --slices 70:77"
+        command = f"phantom {place / 'made'} --{kind} 1 --seed {seed} --slices 74:76"
         assert main(command.split()) == 0
     (place / "patients").mkdir()
     for k, case in enumerate(sorted((place / "made").iterdir(), key=lambda p: ("glioma" in p.name, p.name))):

@@ -32,6 +32,7 @@ SMALL = {
     "--size 128": "--size 32",
     "--size 240": "--size 64",
 }
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_trainings")]
 PARTS = {"train": 7, "val": 2, "test": 3}
 TABLES = list(table_commands())
 

@@ -258,7 +258,7 @@ def test_sigkill(tmp_path):
     options = SMALL | dict(size=64)
     prepare(tmp_path / "raw", tmp_path / "calm", **options)
     whole, rng, kills = contents(tmp_path / "calm"), random.Random(0), 0
-    for _ in range(4):
+    for _ in range(2):
         run = subprocess.Popen(
             [sys.executable, "-c", SCRIPT, tmp_path / "raw", tmp_path / "s"], stdout=subprocess.PIPE, text=True
         )

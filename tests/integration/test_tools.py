@@ -2,6 +2,8 @@
 
 import base64
 import json
+import re
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -98,17 +100,24 @@ def test_readme_check_names_the_file(tmp_path, capsys):
     assert not (tmp_path / "nbs/images/index_7.png").exists()
 
 
-@pytest.fixture
-def project(tmp_path):
+@pytest.fixture(scope="module")
+def made_project(tmp_path_factory):
     "A little project in sync: one chapter, an index, its module."
+    root = tmp_path_factory.mktemp("project")
     for name in ("settings.ini", "mmccd/__init__.py", "tools/readme.py"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text((ROOT / name).read_text())
-    write(tmp_path / "nbs/components/00_toy.ipynb", notebook(toy_chapter.chapter()))
-    (tmp_path / "mmccd/plain.py").write_text("by_hand = True\n")
-    index(tmp_path)
-    in_sync.regenerate(tmp_path)
-    return tmp_path
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_text((ROOT / name).read_text())
+    write(root / "nbs/components/00_toy.ipynb", notebook(toy_chapter.chapter()))
+    (root / "mmccd/plain.py").write_text("by_hand = True\n")
+    index(root)
+    in_sync.regenerate(root)
+    return root
+
+
+@pytest.fixture
+def project(made_project, tmp_path):
+    "A copy of it."
+    return shutil.copytree(made_project, tmp_path, dirs_exist_ok=True)
 
 
 def test_hidden_cells_and_checks_are_folded(project):
@@ -146,16 +155,13 @@ def test_in_sync(project):
     assert toy.read_text().endswith("x = 1\n"), "the check must not change the tree"
 
 
-def test_this_project_is_in_sync():
-    assert in_sync.differences(ROOT) == []
-
-
 @pytest.mark.parametrize(
     ("source", "limit", "words"),
     [
         ("assert double(1) == 2", 120, ""),
         ("assert double(1) == 3", 120, "failed"),
-        ("import time; time.sleep(60)", 8, "ran out of time (8 s)"),
+        ("import time; time.sleep(60)", 2, "ran out of time (2 s)"),
+        ("import os; os.abort()", 120, "failed"),
     ],
 )
 def test_notebook_runner(project, source, limit, words):
@@ -191,6 +197,21 @@ def test_unknown_names(project):
     assert [p.stem for p in notebooks.wanted(["00_toy"], project)] == ["00_toy"]
     with pytest.raises(SystemExit, match="No notebook is called 99_no"):
         notebooks.wanted(["99_no"], project)
+
+
+def test_each_notebook_is_tested_by_make_test_or_by_make_test_slow():
+    "The long ones, of which only chapters are left to `make test-slow`, start first."
+    everything = notebooks.wanted([], ROOT)
+    quick, slow = (notebooks.of_part(everything, part) for part in ("quick", "slow"))
+    assert sorted(quick + slow) == sorted(everything)
+    assert slow
+    assert {p.parent.name for p in slow} == {"components"}
+    assert notebooks.LONG.keys() <= {p.stem for p in everything}
+    assert [p.stem for p in notebooks.of_part(everything, "all")][: len(notebooks.LONG)] == list(notebooks.LONG)
+    makefile = (ROOT / "Makefile").read_text()
+    rules = dict(re.findall(r"^(test-\w+):.*\n((?:\t.*\n)+)", makefile, re.M))
+    assert "notebooks.py test --part quick" in rules["test-notebooks"]
+    assert "notebooks.py test --part slow" in rules["test-slow"]
 
 
 def test_run_in_place(project):
@@ -240,8 +261,6 @@ def test_weights_are_told_from_other_files():
 
 def test_the_readme_does_what_it_says():
     "Its Python lines run from the folder a reader stands in, and print what it shows."
-    import re
-
     text = (ROOT / "README.md").read_text()
     code, shown = re.search(r"```python\n(.*?)```\s+```text\n(.*?)```", text, re.S).groups()
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

@@ -24,6 +24,7 @@ from mmccd.training.checkpoint import checkpoints
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 STEPS = 120
+pytestmark = pytest.mark.usefixtures("quick_trainings")
 
 
 @pytest.fixture(autouse=True)
@@ -115,6 +116,7 @@ def test_killed(store, undisturbed, tmp_path):
     check_resumed(store, out, undisturbed)
 
 
+@pytest.mark.slow
 def test_disk_full(store, undisturbed, tmp_path):
     pytest.importorskip("resource")
     out = tmp_path / "run"
@@ -129,6 +131,7 @@ def test_disk_full(store, undisturbed, tmp_path):
     check_resumed(store, out, undisturbed)
 
 
+@pytest.mark.slow
 def test_ctrl_c(store, undisturbed, tmp_path):
     out = tmp_path / "run"
     process = start(store, out, before=SLOW_STEPS)
@@ -251,7 +254,9 @@ def test_only_healthy_slices_of_the_modalities(store):
         assert set(data.batch([0])) - {"brain", "lesion"} == expected
 
 
-@pytest.mark.parametrize(("method", "name"), [("vae", "AE"), ("dae", "DAE"), ("ddpm-simplex", "DDPM")])
+@pytest.mark.parametrize(
+    ("method", "name"), [("vae", "AE"), ("dae", "DAE"), pytest.param("ddpm-simplex", "DDPM", marks=pytest.mark.slow)]
+)
 def test_without_a_target(store, tmp_path, method, name):
     "Two steps on a store, of which only the input is loaded."
     data, val = store_data(store, "flair", "", 0.25)

@@ -78,6 +78,7 @@ def test_two_processes_are_one_with_the_doubled_batch(alone, tmp_path):
         assert sorted(seen) == list(range(len(Toy())))  # each slice once, by one of the two
 
 
+@pytest.mark.slow
 def test_goes_on_after_one_was_killed(alone, tmp_path):
     out = tmp_path / "run"
     killed = launch(out, 6)
@@ -89,6 +90,7 @@ def test_goes_on_after_one_was_killed(alone, tmp_path):
     same_curve(out, alone)
 
 
+@pytest.mark.slow
 def test_a_polite_stop_of_one_stops_all_with_a_checkpoint(alone, tmp_path):
     stopped = launch(out := tmp_path / "run", 6, "SIGTERM")
     assert stopped.returncode != 0
@@ -100,6 +102,7 @@ def test_a_polite_stop_of_one_stops_all_with_a_checkpoint(alone, tmp_path):
     same_curve(out, alone)
 
 
+@pytest.mark.slow
 def test_under_slurm(alone, tmp_path):
     def variables(rank):
         slurm = {
@@ -123,6 +126,7 @@ def test_under_slurm(alone, tmp_path):
     same_curve(out, alone)
 
 
+@pytest.mark.slow
 def test_batch_that_cannot_be_shared(tmp_path):
     done = launch(tmp_path / "run", processes=3)
     assert done.returncode

@@ -1,6 +1,7 @@
 'What the page "Reproduce the paper on BraTS2021" says: published numbers, work in numbers, lists of subjects.'
 
 import re
+import shlex
 import tomllib
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from mmccd.benchmark.networks import untrained
 from mmccd.benchmark.plan import RECIPES, Plan, split_lists
 from mmccd.benchmark.tables import PUBLISHED, PUBLISHED_PAIRS
 from mmccd.cases.subjects import read_list, split_from_lists
+from mmccd.cli.app import parse
 from mmccd.masked_diffusion import load_frozen_decoder
 from mmccd.registry import METHODS
 
@@ -29,6 +31,13 @@ def test_the_page_has_the_lines_that_count():
     needed = ("--lists brats2021", "--device cuda", "--store brats128.zarr", "--test-store brats240.zarr")
     assert all(o in line for o in needed for line in lines() if line.startswith("mmccd benchmark"))
     assert not re.search(r"\bmmccd (?!benchmark|prepare|detect)[a-z]+ --", PAGE)
+
+
+def test_every_line_is_understood():
+    "tests/integration/test_reproduce.py, which is slow, follows them."
+    for line in lines():
+        if line.startswith("mmccd "):
+            assert parse(shlex.split(line)[1:])
 
 
 def test_the_lists():
