@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 import pytest
 
 LACKING = {
-    os: ("fork", "geteuid", "getuid", "getpgid", "killpg", "mkfifo", "sched_getaffinity", "setsid", "statvfs"),
+    os: ("fork", "geteuid", "getpgid", "killpg", "mkfifo", "sched_getaffinity", "setsid", "statvfs"),
     signal: ("pthread_sigmask",),
 }
 BAD_NAME = re.compile(r'.*[<>:"|?*\x00-\x1f\\].*|.*[. ]|(con|prn|aux|nul|com\d|lpt\d)(\..*)?', re.I | re.S)
