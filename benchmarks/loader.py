@@ -1,7 +1,8 @@
 """How long does a training wait for its slices? A stand-in for a step sleeps 20 ms; the rest is waiting.
 
 Slices kept in memory, and read from a store by the training itself or by processes that read ahead; store in a folder
-and, as one in a bucket is read, behind an fsspec URL. Writes data/results/bench_loader.json.
+and, as one in a bucket is read, behind an fsspec URL. `cpu_ms_a_step` is what the training's own process computes: with
+no workers, all that reading takes, however busy the machine is. Writes data/results/bench_loader.json.
 """
 
 from __future__ import annotations
@@ -39,21 +40,22 @@ def measure(store: Path, where: str, workers: int, steps: int) -> dict[str, Any]
 
     place = f"file://{store}" if where == "URL" else store
     data = SliceStore(place).dataset(in_memory=where == "memory")
-    config, waited = TrainConfig(steps=WARM_UP + steps, batch_size=BATCH), 0.0
+    config, waited, cpu = TrainConfig(steps=WARM_UP + steps, batch_size=BATCH), 0.0, 0.0
     pieces, start = iter(PieceLoader(Batches(data, config), workers, gpu=True)), time.perf_counter()
     for step in range(WARM_UP + steps):
         if step == WARM_UP:
-            start, waited = time.perf_counter(), 0.0
+            start, waited, cpu = time.perf_counter(), 0.0, time.process_time()
         before = time.perf_counter()
         next(pieces)
         waited += time.perf_counter() - before
         time.sleep(STEP)
-    total = time.perf_counter() - start
+    total, cpu = time.perf_counter() - start, time.process_time() - cpu
     return {
         "slices": where,
         "workers": workers,
         "waiting": waited / total,
         "ms_a_step": 1000 * total / steps,
+        "cpu_ms_a_step": 1000 * cpu / steps,
         "slices_a_second": BATCH * steps / total,
         "peak_mb": process_mb(),
     }
@@ -65,7 +67,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     check_out(args.out)
     heads, steps = (2, 5) if args.quick else (HEADS, STEPS)
-    rows = []
+    rows, load = [], os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
         store = make_store(Path(folder), heads)
         megabytes = sum(p.stat().st_size for p in store.rglob("*") if p.is_file()) / 1e6
@@ -77,6 +79,7 @@ def main(argv: list[str] | None = None) -> None:
         "seed": 0,
         "data": f"{heads} healthy phantoms, 20 slices of {SIZE}×{SIZE}, FLAIR and T2: {megabytes:.0f} MB on disk",
         "device": cpu_name(f"{os.cpu_count()} cores"),
+        "load_before": load,
         "versions": versions("torch", "zarr"),
         "step_ms": 1000 * STEP,
         "batch": BATCH,
