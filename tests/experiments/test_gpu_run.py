@@ -204,12 +204,11 @@ def test_the_tests_of_a_gpu_run_without_what_such_a_machine_lacks(packed, tmp_pa
 
 @pytest.mark.slow
 def test_every_stage_runs_without_what_such_a_machine_lacks(packed, tmp_path):
-    done = run_script(
-        packed, tmp_path, "masked", "mmccd", "itermask", "inference", "training", "explorer", "cuda-tests"
-    )
+    "All but the benchmark of inference, whose published loop takes a CPU minutes; see test_bench_inference.py."
+    done = run_script(packed, tmp_path, "masked", "mmccd", "itermask", "training", "explorer", "cuda-tests")
     assert done.returncode == 0, done.stderr
     names = {p.name for p in (tmp_path / "out").iterdir()}
-    assert {"bench_inference.json", "bench_training.json", "bench_explorer_engine.json", "cuda_tests.txt"} < names
+    assert {"bench_training.json", "bench_explorer_engine.json", "cuda_tests.txt"} < names
     assert {key.split("-")[0] for p in (tmp_path / "out").glob("part-*") for key in gpu.read_stage(p)[0]} == {
         "masked",
         "mmccd",
