@@ -180,8 +180,10 @@ def sentence(error: Exception) -> str:
     """Return one line for the user: what was wrong, and for a bug of ours how to see where."""
     if hasattr(error, "format_message"):  # one of typer's own errors, under whatever class its version has
         cause = error.__cause__
-        if isinstance(error, typer.BadParameter) and hasattr(cause, "errors"):
-            error.message = WORDINGS.get(cause.errors()[0]["type"], error.message)
+        if isinstance(error, typer.BadParameter):
+            older = re.sub(r".* is not a valid (int|float).*", r"\1_parsing", error.message, flags=re.DOTALL)  # typer's
+            kind = cause.errors()[0]["type"] if hasattr(cause, "errors") else older
+            error.message = WORDINGS.get(kind, error.message)
         return " ".join(error.format_message().split())
     text = format_error(error)
     return text if isinstance(error, (ValueError, OSError)) else f"{text[0].lower()}{text[1:]} (--debug shows where)"
