@@ -260,7 +260,7 @@ class SliceDataset:
         masks = np.empty((len(indices), 2, *shape), np.uint8)
         for first in range(0, len(indices), AT_A_TIME):
             rows = [self.rows[i] for i in indices[first : first + AT_A_TIME]]
-            cases = [self.open(row.id) for row in rows]
+            cases = [self.case_files(row.id) for row in rows]
             fetched = fetch(self.place, [(case, row.index) for case, row in zip(cases, rows)])
             for j, (case, row, packed) in enumerate(zip(cases, rows, fetched), first):
                 with undamaged(self.place, row.id):
@@ -268,7 +268,7 @@ class SliceDataset:
                 images[j] = image[self.channels]
         return images, masks
 
-    def open(self, id: str) -> CaseFiles:
+    def case_files(self, id: str) -> CaseFiles:
         """Return where the slices of a case lie.
 
         Raises:

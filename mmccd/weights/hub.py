@@ -189,8 +189,7 @@ def not_reached(error: Exception) -> bool:
     from huggingface_hub import errors
 
     http = errors.HfHubHTTPError
-    by_transport = isinstance(error, (OSError, *http.__bases__)) and not isinstance(error, http)
-    return by_transport or isinstance(error, errors.LocalEntryNotFoundError)
+    return isinstance(error, (OSError, *http.__bases__)) and not isinstance(error, http)
 
 
 def in_one_line(error: Exception) -> str:
