@@ -17,7 +17,7 @@ from mmccd.cases.phantoms import Phantoms
 from mmccd.cases.prepare import prepare
 from mmccd.cases.store import SliceStore
 from mmccd.detector import load_detector
-from mmccd.masked_diffusion import MaskedUNet
+from mmccd.masked_diffusion import MMCCD, MaskedUNet
 from mmccd.training_loop import ema_average
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -203,12 +203,15 @@ def test_the_tests_of_a_gpu_run_without_what_such_a_machine_lacks(packed, tmp_pa
 
 
 @pytest.mark.slow
-def test_every_stage_runs_without_what_such_a_machine_lacks(packed, tmp_path):
-    "All but the benchmark of inference, whose published loop takes a CPU minutes; see test_bench_inference.py."
-    done = run_script(packed, tmp_path, "masked", "mmccd", "itermask", "training", "explorer", "cuda-tests")
+def test_every_stage_runs_without_what_such_a_machine_lacks(packed, tmp_path, monkeypatch):
+    "Inference with a small network: its published loop takes a CPU minutes with a packaged one."
+    small = MMCCD(size=64, modalities=("flair", "t1", "t2"), unet=dict(channels=4, mults=(1,), blocks=1, attention=()))
+    monkeypatch.setenv("WEIGHTS", str(small.for_pair("flair", "t2").save_pretrained(tmp_path / "small")))
+    stages = ("masked", "mmccd", "itermask", "training", "inference", "explorer", "cuda-tests")
+    done = run_script(packed, tmp_path, *stages)
     assert done.returncode == 0, done.stderr
     names = {p.name for p in (tmp_path / "out").iterdir()}
-    assert {"bench_training.json", "bench_explorer_engine.json", "cuda_tests.txt"} < names
+    assert {"bench_training.json", "bench_inference.json", "bench_explorer_engine.json", "cuda_tests.txt"} < names
     assert {key.split("-")[0] for p in (tmp_path / "out").glob("part-*") for key in gpu.read_stage(p)[0]} == {
         "masked",
         "mmccd",
