@@ -44,7 +44,7 @@ PYTEST := $(QUIET) -m $(TWO)
 test-unit: $(VENV)/.dev ## tests/unit, the style of the notebooks included; two files at a time
 	$(PYTEST) -m "not slow" tests/unit
 
-test-notebooks: $(VENV)/.dev ## every notebook but the longest chapters runs, each in its own process
+test-notebooks: $(VENV)/.dev ## every notebook but the longest runs, each in its own process
 	$(PY) tools/notebooks.py test --part quick
 
 test-wheel: $(VENV)/.dev ## the wheel installs and runs in a clean environment; test-slow does it, too

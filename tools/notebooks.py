@@ -19,6 +19,7 @@ import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from configparser import ConfigParser
+from math import inf
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -38,7 +39,10 @@ LONG = {
     "train_on_your_data": 21,
     "02c_slices": 20,
 }
-SLOW = 20  # chapters from so many seconds on are left out of `make test`, and run by `make test-slow`
+SLOW = {
+    "components": 20,
+    "course": 100,
+}  # by folder: from so many seconds on `make test-slow` runs them, not `make test`
 
 # A test forks from a process that has imported what nearly every notebook imports: three seconds less for each of them.
 FORKS = multiprocessing.get_context("forkserver")
@@ -78,7 +82,7 @@ def wanted(names, root):
 
 def of_part(paths, part):
     "Those of a part, the longest first: `quick` (what `make test` runs), `slow` (the rest), or `all`."
-    slow = {p for p in paths if p.parent.name == "components" and LONG.get(p.stem, 0) >= SLOW}
+    slow = {p for p in paths if LONG.get(p.stem, 0) >= SLOW.get(p.parent.name, inf)}
     chosen = {"all": set(paths), "quick": set(paths) - slow, "slow": slow}[part]
     return sorted(chosen, key=lambda p: (-LONG.get(p.stem, 0), p))
 
