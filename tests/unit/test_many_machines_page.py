@@ -1,5 +1,6 @@
 'What the guide "Many cases, many machines" says: its lines are understood, its arithmetic adds up.'
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -9,7 +10,8 @@ import pytest
 from mmccd.cli.app import parse
 from mmccd.cli.options import Options
 
-PAGE = (Path(__file__).resolve().parents[2] / "nbs" / "guides" / "many_machines.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = (ROOT / "nbs" / "guides" / "many_machines.md").read_text(encoding="utf-8")
 CODE = "\n".join(re.findall(r"^```sh\n(.*?)^```", PAGE, re.S | re.M)).replace("\\\n", " ")
 LINES = re.findall(r"^(?:srun |torchrun .*?-m )?mmccd (.+)$", CODE, re.M)
 
@@ -34,3 +36,11 @@ def test_the_arithmetic():
     assert f"{974 * 20:,} slices" in PAGE
     assert f"at least {int(32 * 100_000 / (974 * 20))} times" in PAGE
     assert f"about {974 * 20 * 128**2 * (2 * 3 + 2) / 1e9:.1f} GB" in PAGE
+
+
+def test_the_waiting_is_that_of_the_benchmark():
+    bench = json.loads((ROOT / "data" / "results" / "bench_loader.json").read_text(encoding="utf-8"))
+    waiting = {(row["slices"], row["workers"]): row["waiting"] for row in bench["rows"]}
+    assert max(waiting["memory", 0], waiting["folder", 0]) < 0.01
+    assert all(0.085 < waiting[where] < 0.105 for where in (("folder", 1), ("folder", 2), ("URL", 2)))
+    assert bench["date"] in PAGE
