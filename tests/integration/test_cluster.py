@@ -371,7 +371,7 @@ def test_workers_strip_and_calibrate(scheduler, cases, tmp_path, monkeypatch):
     monkeypatch.setattr(strip, "strip_files", None)
     healthy = [write_case("healthy", f"h{i}", seed=9 + i, lesion=False) for i in range(2)]
     there = recalibrate(ready(Noisy()), healthy, fpr=0.05, seed=3, scheduler=scheduler.address)
-    with pytest.raises(ValueError, match=r"Cannot calibrate on c0: it has a lesion"):
+    with pytest.raises(ValueError, match=r"Cannot calibrate on c\d: it has a lesion"):
         recalibrate(ready(), cases, scheduler=scheduler.address)
     with pytest.raises(ValueError, match=r"Cannot strip c\d: no program is installed"):
         strip.strip_cases(cases, "brains", scheduler=scheduler.file)
