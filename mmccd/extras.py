@@ -46,6 +46,7 @@ def require(what: str, *packages: str, instead: str = "") -> None:
     if not missing:
         return
     extra = next((f"'mmccd[{extra}]'" for extra, names in PACKAGES.items() if missing[0] in names), missing[0])
-    text = f"{what} needs {' and '.join(missing)}, which {'do' if missing[1:] else 'does'} not come with mmccd alone"
+    names = " and ".join(filter(None, (", ".join(missing[:-1]), missing[-1])))
+    text = f"{what} needs {names}, which {'do' if missing[1:] else 'does'} not come with mmccd alone"
     todo = f"pip install {extra}" + f", or {instead}" * bool(instead)
     raise MissingExtraError(f"{text}: {todo}", name=missing[0])

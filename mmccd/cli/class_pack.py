@@ -32,7 +32,11 @@ class ClassPackOptions(Options):
     ] = ""
 
 
-@command(ClassPackOptions, epilog="Example: mmccd class-pack pack --no-wheels, then open pack/START.html in a browser.")
+@command(
+    ClassPackOptions,
+    epilog="Example: mmccd class-pack pack --no-wheels, then open pack/START.html in a browser.",
+    needs="notebooks",
+)
 def class_pack(options: ClassPackOptions) -> None:
     """Make one folder for a class without a network."""
     from mmccd.classroom.pack import write_pack

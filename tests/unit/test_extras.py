@@ -49,22 +49,23 @@ def test_who_imports_the_packages_of_extras():
 
 
 @pytest.mark.parametrize(
-    ("words", "gone"),
+    ("words", "gone", "extra"),
     [
-        ("demo --out out", "nilearn"),
-        ("phantom out --glioma 1", "nilearn"),
-        ("prepare phantom out --healthy 1 --every 8", "zarr"),
-        ("train cycle store --input flair --target t2 --out out", "lightning"),
-        ("benchmark --out out", "lightning"),
+        ("demo --out out", "nilearn", "train"),
+        ("phantom out --glioma 1", "nilearn", "train"),
+        ("prepare phantom out --healthy 1 --every 8", "zarr", "train"),
+        ("train cycle store --input flair --target t2 --out out", "lightning", "train"),
+        ("benchmark --out out", "lightning", "train"),
+        ("class-pack out", "nbconvert", "notebooks"),
     ],
 )
-def test_a_command_that_needs_an_extra(words, gone, run, tmp_path, monkeypatch):
+def test_a_command_that_needs_an_extra(words, gone, extra, run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, gone, None)
     code, out, err = run(*words.split())
     assert (code, out) == (2, "")
     command = f"mmccd {words.split()[0]}"
-    expected = f"{command} needs {gone}, which does not come with mmccd alone: pip install 'mmccd[train]'"
+    expected = f"{command} needs {gone}, which does not come with mmccd alone: pip install 'mmccd[{extra}]'"
     assert err.strip().endswith(expected)
     assert err.count("\n") == 1
     assert not list(tmp_path.iterdir())
@@ -99,8 +100,10 @@ def test_exploring_a_phantom_needs_an_extra_and_a_case_does_not(run, tmp_path, m
 
 
 def test_several_that_are_missing(monkeypatch):
-    for name in ("zarr", "fsspec"):
+    for name in ("zarr", "fsspec", "nilearn"):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(MissingExtraError, match=r"^x needs zarr and fsspec, which do not come with mmccd alone: "):
         require("x", "zarr", "numpy", "fsspec")
+    with pytest.raises(MissingExtraError, match=r"^x needs zarr, nilearn and fsspec, which do"):
+        require("x", "zarr", "nilearn", "fsspec")
     require("x", "numpy")
