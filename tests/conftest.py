@@ -35,6 +35,12 @@ def pytest_configure(config):
             signal.signal(number, handler)
 
 
+@pytest.fixture(autouse=True)
+def no_status_lines(monkeypatch):
+    "What takes seconds takes half a minute on a busy machine, and would then say how far it is."
+    monkeypatch.setattr("mmccd.progress.FIRST", 300.0)
+
+
 @pytest.fixture
 def run(capsys):
     "Run a command line in this process: exit code, standard output, standard error."

@@ -775,6 +775,7 @@ def test_ctrl_c(tmp_path):
     wait_for_a_record(tmp_path / "s", run)
     run.send_signal(signal.SIGINT)
     _out, err = run.communicate(timeout=120)
-    assert err == "mmccd: stopped; finished cases are kept, the same command goes on\n"
+    last = err.splitlines()[-1]  # after others on a slow machine: how many cases are done
+    assert last == "mmccd: stopped; finished cases are kept, the same command goes on"
     assert run.returncode == 130
     assert 0 < len(read_records(tmp_path / "s")) < 30

@@ -75,7 +75,8 @@ def test_lines_end_with_the_work(log, monkeypatch):
     assert log.getvalue() == before
 
 
-def test_lines_become_rarer():
+def test_lines_become_rarer(monkeypatch):
+    monkeypatch.setattr(progress, "FIRST", 30)
     times, elapsed = [], 0.0
     while elapsed < 24 * 3600:
         times.append(elapsed := progress.next_line(elapsed))
