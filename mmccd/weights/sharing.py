@@ -10,7 +10,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Self
+from typing import Self, TypedDict, Unpack
 
 from mmccd.extras import require
 from mmccd.files import user_path
@@ -177,30 +177,32 @@ def make_repository(repo_id: str, private: bool | None = None, token: str | None
         return HfApi(token=token).create_repo(repo_id, private=private, exist_ok=True).repo_id
 
 
+class UploadOptions(TypedDict, total=False):
+    """What becomes of the files; keywords of `huggingface_hub.HfApi.upload_folder`, explained at `push_to_hub`."""
+
+    commit_message: str
+    create_pr: bool | None
+    allow_patterns: list[str] | str | None
+    ignore_patterns: list[str] | str | None
+    delete_patterns: list[str] | str | None
+
+
 def upload(
     folder: Path,
     repo_id: str,
     *,
-    commit_message: str | None = None,
     token: str | None = None,
     branch: str | None = None,
-    create_pr: bool | None = None,
-    allow_patterns: list[str] | str | None = None,
-    ignore_patterns: list[str] | str | None = None,
-    delete_patterns: list[str] | str | None = None,
+    **options: Unpack[UploadOptions],
 ) -> str:
     """Upload a folder into a repository on the hub, in one commit; unchanged files make none.
 
     Args:
         folder: What is in it replaces files of the same names.
         repo_id: `owner/name`, from `make_repository`.
-        commit_message: None: that of the hub's library.
         token: None: HF_TOKEN or that of `hf auth login`.
         branch: One that is there; None: main.
-        create_pr: Propose the commit as a pull request?
-        allow_patterns: Upload only files like these.
-        ignore_patterns: Upload no files like these.
-        delete_patterns: Delete files like these from the repository.
+        options: For the library of the hub.
 
     Returns:
         The address of the commit.
@@ -212,16 +214,7 @@ def upload(
     from huggingface_hub import HfApi
 
     with explaining_upload(repo_id, branch):
-        return HfApi(token=token).upload_folder(
-            repo_id=repo_id,
-            folder_path=folder,
-            commit_message=commit_message,
-            revision=branch,
-            create_pr=create_pr,
-            allow_patterns=allow_patterns,
-            ignore_patterns=ignore_patterns,
-            delete_patterns=delete_patterns,
-        )
+        return HfApi(token=token).upload_folder(repo_id=repo_id, folder_path=folder, revision=branch, **options)
 
 
 @contextmanager
